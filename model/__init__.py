@@ -1,1 +1,1 @@
-"""The decoder, its counts, its optimizer and its training loop. Needs torch; knows no Ray, no files of ours."""
+"""The decoder, its counts, its optimizer, its training loop. Needs torch; knows no Ray."""

@@ -32,4 +32,4 @@ class Progress:
 
 
 DIVERGED_LOSS = 1e3
-"""Finite stand-in for the loss of a diverged run, nat/token: schedulers compare it, fits never see it."""
+"""Finite stand-in for a diverged run's loss, nat/token: schedulers compare it, no fit sees it."""

@@ -10,6 +10,10 @@ from typing import Literal
 Convention = Literal["exact", "6ND"]
 """How the FLOPs of a trial are counted: every matrix product, or 6 · N · D with N non-embedding."""
 
+Ffn = Literal["gelu", "swiglu"]
+Norm = Literal["layernorm", "rmsnorm"]
+Positions = Literal["learned", "rotary"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -31,11 +35,11 @@ class Shape:
     """Distinct tokens."""
     context_length: int
     """Tokens a sequence."""
-    ffn: Literal["gelu", "swiglu"] = "gelu"
+    ffn: Ffn = "gelu"
     """GELU with biases (two matrices), or SwiGLU without (three)."""
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm: Norm = "layernorm"
     """Pre-norm, weight only."""
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Positions = "learned"
     """A table added to the embedding, or a rotation of queries and keys."""
     qk_norm: bool = False
     """Normalise queries and keys a head (one weight vector of head size each, per block)."""
@@ -61,7 +65,7 @@ class Shape:
 
     @property
     def params_embedding(self) -> int:
-        """Weights that are looked up, not multiplied: tokens (unless tied) and learned positions."""
+        """Weights looked up, not multiplied: tokens (unless tied) and learned positions."""
         tokens = 0 if self.tied_head else self.vocab_size * self.d_model
         positions = self.context_length * self.d_model if self.positions == "learned" else 0
         return tokens + positions

@@ -1,0 +1,80 @@
+"""First values and relative rates of a decoder's weights, by the part each plays.
+
+"mup" follows the idea of arXiv 2203.03466: with embeddings and vectors at the full rate and
+matrices at a rate ∝ 1 / d_model, the best rate hardly moves with width.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.recipe import Parametrization
+
+Group = Literal["embedding", "vector", "hidden", "head"]
+"""Looked up; gains and biases; the blocks' matrices; the output projection."""
+
+BASE_WIDTH = 16
+"""Width at which "mup" gives matrices the full rate; the demo's rates were found there."""
+
+
+def group_of(name: str, weight: Tensor, embeddings: set[int]) -> Group:
+    """The group of one weight: by where it is looked up, its dimensions, and its name."""
+    if id(weight) in embeddings:
+        return "embedding"
+    if weight.ndim < 2:
+        return "vector"
+    return "head" if name.endswith("lm_head.weight") else "hidden"
+
+
+def groups(model: nn.Module) -> dict[str, Group]:
+    """Group of each weight by name. One both looked up and multiplied (a tied head) is a head."""
+    modules = list(model.modules())
+    looked_up = {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}
+    multiplied = {id(m.weight) for m in modules if isinstance(m, nn.Linear)}
+    tied = looked_up & multiplied
+    return {
+        name: "head" if id(weight) in tied else group_of(name, weight, looked_up)
+        for name, weight in model.named_parameters()
+    }
+
+
+def multiplier(group: Group, parametrization: Parametrization, d_model: int) -> float:
+    """Rate of a group's weights, as a multiple of the recipe's."""
+    if parametrization == "standard" or group in ("embedding", "vector"):
+        return 1.0
+    return BASE_WIDTH / d_model
+
+
+@torch.no_grad()
+def initialize(
+    model: nn.Module, num_layers: int, parametrization: Parametrization, generator: torch.Generator
+) -> None:
+    """First values of every weight of a decoder, drawn from `generator` in the weights' order.
+
+    "mup": token embeddings of deviation .5, positions .1, hidden fan_in^-.5, head zero (fan_in^-.5
+    when tied). "standard" is GPT-2's .02 everywhere. In both, projections onto the residual stream
+    are smaller by √(2 · num_layers), gains one, biases zero.
+    """
+    scale = _mup_deviation if parametrization == "mup" else _standard_deviation
+    kinds = groups(model)
+    for name, weight in model.named_parameters():
+        if kinds[name] == "vector":
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        joins_stream = name.endswith(("out_proj.weight", "w2.weight"))
+        depth = math.sqrt(2 * num_layers) if joins_stream else 1.0
+        weight.normal_(0.0, scale(name, weight, kinds[name]) / depth, generator=generator)
+
+
+def _mup_deviation(name: str, weight: Tensor, group: Group) -> float:
+    if group == "embedding":
+        return 0.1 if "position" in name else 0.5
+    if group == "head" and name.endswith("lm_head.weight"):
+        return 0.0
+    return weight.shape[1] ** -0.5
+
+
+def _standard_deviation(_name: str, _weight: Tensor, _group: Group) -> float:
+    return 0.02  # GPT-2's initializer_range

@@ -1,0 +1,202 @@
+"""The loop up to a number of steps: takes batches, yields `Progress`; state in, state out."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from model.optim import AdamW
+from model.parametrization import initialize
+from model.progress import DIVERGED_LOSS, Progress
+from model.recipe import Recipe, rate
+from model.shape import Shape
+from model.transformer import BasicsTransformerLM
+
+Tokens = NDArray[np.integer]
+
+WATCH = 100
+"""Steps between two looks at the loss for divergence; each waits for the device."""
+
+
+class State(TypedDict):
+    """A training between two reports."""
+
+    step: int
+    seconds: float
+    evaluations: int
+    diverged: bool
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    random: Tensor
+
+
+class Training:
+    """One run of a recipe over exactly `steps` steps.
+
+    Args:
+        shape: of the model.
+        recipe: rates, batch size and the rest.
+        steps: optimizer steps of the whole run; the schedule spans them.
+        report_at: steps after which to evaluate and yield; the last is `steps`.
+        batches: step, counted from 0, to its tokens (batch_size, context_length + 1).
+        held_out: evaluation batches, each (n, context_length + 1).
+        seed: of first weights and dropout.
+        flops_per_step: what a step counts for in `Progress.flops`.
+        device: where to train.
+        model: what to train instead of the decoder of `shape`, initialized by whoever made it:
+            tokens (batch, time) to logits (batch, time, vocab_size).
+
+    Raises:
+        ValueError: `report_at` does not rise to end at `steps`.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        recipe: Recipe,
+        steps: int,
+        report_at: Sequence[int],
+        batches: Callable[[int], Tokens],
+        held_out: Sequence[Tokens],
+        seed: int,
+        flops_per_step: int,
+        device: str = "cpu",
+        model: nn.Module | None = None,
+    ) -> None:
+        if list(report_at) != sorted(set(report_at)) or not report_at or report_at[-1] != steps:
+            raise ValueError(f"report_at must rise to {steps}, the run's steps, got {report_at}")
+        if report_at[0] < 1:
+            raise ValueError(f"report_at must begin at step 1 or later, got {report_at[0]}")
+        weights, dropout = (
+            torch.Generator().manual_seed(int(stream.generate_state(1, np.uint64)[0]))
+            for stream in np.random.SeedSequence(seed).spawn(2)
+        )
+        if model is None:
+            model = BasicsTransformerLM.from_shape(shape, recipe.dropout)
+            initialize(model, shape.num_layers, recipe.parametrization, weights)
+        self.shape = shape
+        self.recipe = recipe
+        self.steps = steps
+        self.report_at = report_at
+        self.batches = batches
+        self.flops_per_step = flops_per_step
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.optimizer = AdamW(self.model, recipe, shape.d_model)
+        self.held_out = [self._tensor(tokens) for tokens in held_out]
+        self._random = dropout.get_state()
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._step = 0
+        self._reported = 0
+        self._seconds = 0.0
+        self._evaluations = 0
+        self._diverged = False
+
+    def run(self) -> Iterator[Progress]:
+        """Train, yielding at each step of `report_at` still ahead; the last one is `final`.
+
+        A run whose loss or weights cease to be finite yields its last progress early, `diverged`.
+        """
+        for stop in self.report_at:
+            if self._diverged or stop <= self._step:
+                continue
+            self._advance(stop)
+            yield self._progress()
+
+    def state_dict(self) -> State:
+        """What `load_state_dict` needs to go on bit for bit (on CPU); take it between reports."""
+        return State(
+            step=self._step,
+            seconds=self._seconds,
+            evaluations=self._evaluations,
+            diverged=self._diverged,
+            model={name: tensor.clone() for name, tensor in self.model.state_dict().items()},
+            optimizer={n: tensor.clone() for n, tensor in self.optimizer.state_dict().items()},
+            random=self._random,
+        )
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on where the training that gave `state` stood; both were made with equal arguments."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._random = state["random"]
+        self._step = self._reported = state["step"]
+        self._seconds = state["seconds"]
+        self._evaluations = state["evaluations"]
+        self._diverged = state["diverged"]
+
+    def _tensor(self, tokens: Tokens) -> Tensor:
+        return torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device)
+
+    def _advance(self, stop: int) -> None:
+        """Train until `stop` steps are done or the loss is no number."""
+        self.model.train()
+        self._loss_sum.zero_()
+        self._reported = self._step
+        with torch.random.fork_rng():
+            torch.set_rng_state(self._random)
+            while self._step < stop:
+                tokens = self._tensor(self.batches(self._step))
+                begin = time.perf_counter()
+                self._loss_sum += self._gradient(tokens)
+                self.optimizer.step(rate(self._step, self.steps, self.recipe))
+                self._seconds += time.perf_counter() - begin
+                self._step += 1
+                if self._step % WATCH == 0 and not math.isfinite(self._loss_sum.item()):
+                    break
+            self._random = torch.get_rng_state()
+
+    def _gradient(self, tokens: Tensor) -> Tensor:
+        """Mean loss of a batch, its gradient left in the optimizer's buffer."""
+        dtype = getattr(torch, self.recipe.dtype)
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            logits = self.model(tokens[:, :-1])
+        loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        gradients = torch.autograd.grad(
+            loss, self.optimizer.parameters, allow_unused=True, materialize_grads=True
+        )
+        torch.cat([g.reshape(-1) for g in gradients], out=self.optimizer.gradient)
+        return loss.detach()
+
+    def _progress(self) -> Progress:
+        """Evaluate and say where the run stands."""
+        steps = self._step - self._reported
+        train_loss = self._loss_sum.item() / steps
+        losses = self._evaluate()
+        loss, spread = losses.mean().item(), losses.std().item()
+        self._diverged = not (math.isfinite(train_loss) and loss < DIVERGED_LOSS)
+        sequences = self._step * self.recipe.batch_size
+        self._evaluations += len(losses)
+        return Progress(
+            step=self._step,
+            tokens=sequences * self.shape.context_length,
+            flops=self._step * self.flops_per_step,
+            flops_evaluation=self._evaluations
+            * self.flops_per_step
+            // (3 * self.recipe.batch_size),
+            loss=DIVERGED_LOSS if self._diverged else loss,
+            loss_se=0.0 if self._diverged else spread / math.sqrt(len(losses)),
+            train_loss=DIVERGED_LOSS if self._diverged else train_loss,
+            learning_rate=self.recipe.learning_rate * rate(self._step - 1, self.steps, self.recipe),
+            seconds=self._seconds,
+            final=self._diverged or self._step == self.steps,
+            diverged=self._diverged,
+        )
+
+    @torch.no_grad()
+    def _evaluate(self) -> Tensor:
+        """Held-out loss of each sequence, nat/token, in float32."""
+        self.model.eval()
+        losses = []
+        for tokens in self.held_out:
+            logits = self.model(tokens[:, :-1]).float()
+            loss = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+            losses.append(loss.mean(dim=1))
+        return torch.cat(losses).double()
