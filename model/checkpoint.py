@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ COMPILED = "_orig_mod."
 """Prefix that `torch.compile` puts before every name of a compiled module's state."""
 
 
-def read_pretrained(folder: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
+def read_pretrained(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Constructor arguments and state dict in `folder`, names freed of the compiler's prefix.
 
     Raises:

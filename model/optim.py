@@ -38,6 +38,7 @@ class AdamW:
     def __init__(self, model: nn.Module, recipe: Recipe, d_model: int) -> None:
         kinds = groups(model)
         named = sorted(model.named_parameters(), key=lambda item: ORDER.index(kinds[item[0]]))
+        self.names = [name for name, _ in named]
         self.parameters = [weight for _, weight in named]
         self.weights = torch.cat([weight.detach().reshape(-1) for weight in self.parameters])
         self.gradient, self.moment1, self.moment2 = torch.zeros(3, len(self.weights)).to(

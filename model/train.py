@@ -79,7 +79,8 @@ class Training:
             for stream in np.random.SeedSequence(seed).spawn(2)
         )
         if model is None:
-            model = BasicsTransformerLM.from_shape(shape, recipe.dropout)
+            with torch.random.fork_rng():  # torch draws first values of its own
+                model = BasicsTransformerLM.from_shape(shape, recipe.dropout)
             initialize(model, shape.num_layers, recipe.parametrization, weights)
         self.shape = shape
         self.recipe = recipe

@@ -9,11 +9,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
+from typing_extensions import override
 
 from model.checkpoint import read_pretrained, write_pretrained
 from model.generate import generate
 from model.shape import Ffn, Norm, Positions, Shape
 
+EPSILON = 1e-5  # of every norm, as in the course
 ROTARY_BASE = 10_000.0  # RoFormer, section 3.3, arXiv 2104.09864
 
 
@@ -26,12 +28,13 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * shape.d_model, shape.d_model))
         self.out_proj = nn.Linear(shape.d_model, shape.d_model, bias=False)
-        self.q_norm = nn.RMSNorm(shape.head_size) if shape.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(shape.head_size) if shape.qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(shape.head_size, eps=EPSILON) if shape.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(shape.head_size, eps=EPSILON) if shape.qk_norm else nn.Identity()
         nn.init.xavier_uniform_(self.in_proj_weight)
 
+    @override
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """(batch, time, d_model) to the same; `rotation` as the function of that name gives it."""
+        """(batch, time, d_model) to the same; `rotation` is a `rotation_table`."""
         batch, time, d_model = x.shape
         heads = linear(x, self.in_proj_weight).view(batch, time, 3, -1, self.head_size)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (batch, head, time, head_size) each
@@ -51,6 +54,7 @@ class GeluFeedForward(nn.Module):
         self.w1 = nn.Linear(shape.d_model, shape.d_ff)
         self.w2 = nn.Linear(shape.d_ff, shape.d_model)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """(…, d_model) to the same."""
         return self.w2(gelu(self.w1(x)))
@@ -65,6 +69,7 @@ class SwigluFeedForward(nn.Module):
         self.w2 = nn.Linear(shape.d_ff, shape.d_model, bias=False)
         self.w3 = nn.Linear(shape.d_model, shape.d_ff, bias=False)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """(…, d_model) to the same."""
         return self.w2(silu(self.w1(x)) * self.w3(x))
@@ -81,6 +86,7 @@ class Block(nn.Module):
         self.ffn = SwigluFeedForward(shape) if shape.ffn == "swiglu" else GeluFeedForward(shape)
         self.drop = nn.Dropout(residual_pdrop)
 
+    @override
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
         """(batch, time, d_model) to the same."""
         x = x + self.drop(self.attn(self.ln1(x), rotation))
@@ -96,6 +102,8 @@ class BasicsTransformerLM(nn.Module):
     Raises:
         ValueError: the sizes make no `Shape`.
     """
+
+    rotation: Tensor  # only with rotary positions
 
     def __init__(
         self,
@@ -139,7 +147,7 @@ class BasicsTransformerLM(nn.Module):
         if shape.positions == "learned":
             self.position_embeddings = nn.Embedding(shape.context_length, shape.d_model)
         else:
-            self.register_buffer("rotation", rotation(shape), persistent=False)
+            self.register_buffer("rotation", rotation_table(shape), persistent=False)
         self.drop = nn.Dropout(self.residual_pdrop)
         self.layers = nn.ModuleList(
             Block(shape, self.attn_pdrop, self.residual_pdrop) for _ in range(shape.num_layers)
@@ -172,6 +180,7 @@ class BasicsTransformerLM(nn.Module):
         dropout = {"attn_pdrop": self.attn_pdrop, "residual_pdrop": self.residual_pdrop}
         write_pretrained(Path(folder), vars(self.shape) | dropout, self.state_dict())
 
+    @override
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (batch, time), time at most the context, to logits (batch, time, vocab_size)."""
         time = tokens.shape[-1]
@@ -217,11 +226,11 @@ class BasicsTransformerLM(nn.Module):
 def norm(shape: Shape) -> nn.Module:
     """The normalization `shape` asks for, weight only."""
     if shape.norm == "rmsnorm":
-        return nn.RMSNorm(shape.d_model, eps=1e-5)
-    return nn.LayerNorm(shape.d_model, bias=False)
+        return nn.RMSNorm(shape.d_model, eps=EPSILON)
+    return nn.LayerNorm(shape.d_model, eps=EPSILON, bias=False)
 
 
-def rotation(shape: Shape) -> Tensor:
+def rotation_table(shape: Shape) -> Tensor:
     """Cosines and sines (context_length, head_size / 2, 2) of RoFormer, section 3.2."""
     exponents = torch.arange(0, shape.head_size, 2) / shape.head_size
     angles = torch.outer(torch.arange(shape.context_length), ROTARY_BASE**-exponents)

@@ -1,0 +1,159 @@
+"""Rates of a schedule, groups of weights, and AdamW against torch's own."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.optim import AdamW
+from model.parametrization import groups, initialize
+from model.recipe import Recipe, rate
+from model.shape import Shape
+from model.transformer import BasicsTransformerLM
+
+SHAPE = Shape(d_model=32, num_layers=2, num_heads=2, d_ff=128, vocab_size=64, context_length=16)
+RECIPE = Recipe(learning_rate=0.02, batch_size=4)
+
+
+def fresh(parametrization="mup", seed=1, **variant):
+    shape = dataclasses.replace(SHAPE, **variant)
+    model = BasicsTransformerLM.from_shape(shape)
+    generator = torch.Generator().manual_seed(seed)
+    initialize(model, shape.num_layers, parametrization, generator)
+    return model
+
+
+@given(
+    steps=st.integers(1, 3000),
+    schedule=st.sampled_from(["linear", "cosine", "constant", "wsd"]),
+    warmup=st.floats(0, 1),
+    final=st.floats(0, 1),
+    cooldown=st.floats(0, 1),
+)
+def test_every_step_moves_and_none_is_above_the_peak(steps, schedule, warmup, final, cooldown):
+    recipe = Recipe(
+        learning_rate=1.0,
+        batch_size=1,
+        schedule=schedule,
+        warmup=warmup,
+        final_fraction=final,
+        cooldown=cooldown,
+    )
+    rates = [rate(step, steps, recipe) for step in range(steps)]
+    assert all(0 < r <= 1 for r in rates)
+    assert max(rates) == 1
+    peak = rates.index(1)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_linear_rates_by_hand():
+    recipe = dataclasses.replace(RECIPE, warmup=0.2)
+    rates = [rate(step, 10, recipe) for step in range(11)]
+    expected = [1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
+    assert rates == pytest.approx(expected)
+
+
+def test_cosine_and_wsd_rates_by_hand():
+    cosine = dataclasses.replace(RECIPE, warmup=0, schedule="cosine", final_fraction=0.1)
+    middle = 0.1 + 0.9 * 0.5
+    assert [rate(s, 8, cosine) for s in (0, 4, 8)] == pytest.approx([1, middle, 0.1])
+    assert rate(2, 8, cosine) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    wsd = dataclasses.replace(RECIPE, warmup=0.1, schedule="wsd", cooldown=0.4)
+    assert [rate(s, 10, wsd) for s in (0, 5, 6, 7, 9, 10)] == pytest.approx(
+        [1, 1, 1, 0.75, 0.25, 0]
+    )
+
+
+def test_a_wrong_recipe_names_every_fault():
+    with pytest.raises(
+        ValueError, match=r"learning_rate above 0, got -1.*warmup from 0 to 1, got 2"
+    ):
+        Recipe(learning_rate=-1, batch_size=4, warmup=2)
+
+
+def test_weights_are_grouped_by_what_they_do():
+    kinds = groups(fresh())
+    assert kinds["token_embeddings.weight"] == kinds["position_embeddings.weight"] == "embedding"
+    assert kinds["lm_head.weight"] == "head"
+    assert kinds["layers.1.ffn.w1.bias"] == kinds["layers.0.ln1.weight"] == "vector"
+    assert kinds["layers.1.attn.in_proj_weight"] == kinds["layers.0.ffn.w2.weight"] == "hidden"
+    assert groups(fresh(tied_head=True))["token_embeddings.weight"] == "head"
+
+
+@pytest.mark.parametrize("parametrization", ["mup", "standard"])
+def test_first_values(parametrization):
+    weights = fresh(parametrization, d_model=128, d_ff=512).state_dict()
+    deviation = {name: w.std().item() for name, w in weights.items() if w.ndim == 2}
+    depth = math.sqrt(4)
+    mup = {
+        "token_embeddings.weight": 0.5,
+        "position_embeddings.weight": 0.1,
+        "layers.0.attn.in_proj_weight": 128**-0.5,
+        "layers.1.attn.out_proj.weight": 128**-0.5 / depth,
+        "layers.1.ffn.w1.weight": 128**-0.5,
+        "layers.1.ffn.w2.weight": 512**-0.5 / depth,
+        "lm_head.weight": 0,
+    }
+    for name, expected in mup.items():
+        if parametrization == "standard":
+            expected = 0.02 / (depth if name.endswith(("out_proj.weight", "w2.weight")) else 1)
+        assert deviation[name] == pytest.approx(expected, rel=0.06), name
+    assert (weights["layers.0.ln1.weight"] == 1).all()
+    assert (weights["layers.0.ffn.w1.bias"] == 0).all()
+
+
+def test_first_values_are_a_function_of_the_seed():
+    first, again, other = fresh(seed=1), fresh(seed=1), fresh(seed=2)
+    for a, b, c in zip(*(m.parameters() for m in (first, again, other)), strict=True):
+        assert torch.equal(a, b)
+        assert a.std() == 0 or a.ndim < 2 or not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("parametrization", ["mup", "standard"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_is_torchs_adamw_after_clipping(parametrization, decay, tied):
+    recipe = Recipe(
+        learning_rate=0.02,
+        batch_size=4,
+        parametrization=parametrization,
+        weight_decay=decay,
+        beta1=0.8,
+        beta2=0.95,
+        grad_clip=0.7,
+    )
+    ours, theirs = (fresh(parametrization, tied_head=tied) for _ in range(2))
+    optimizer = AdamW(ours, recipe, SHAPE.d_model)
+    kinds = groups(theirs)
+    reference = torch.optim.AdamW(
+        [
+            {
+                "params": [w],
+                "lr": 0.02 * (0.5 if parametrization == "mup" and w.ndim == 2 else 1),
+                "weight_decay": decay if kinds[name] in ("hidden", "head") else 0,
+            }
+            for name, w in theirs.named_parameters()
+        ],
+        betas=(0.8, 0.95),
+    )
+    for name, group in zip(kinds, reference.param_groups, strict=True):
+        if kinds[name] == "embedding":
+            group["lr"] = 0.02
+    peaks = [group["lr"] for group in reference.param_groups]
+    generator = torch.Generator().manual_seed(5)
+    for step in range(5):
+        for weight in theirs.parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator) * 10.0 ** (step - 3)
+        for name, buffer in zip(optimizer.names, optimizer.gradients, strict=True):
+            buffer.copy_(theirs.get_parameter(name).grad)
+        optimizer.step(0.1 * (step + 1))
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.7)
+        for group, peak in zip(reference.param_groups, peaks, strict=True):
+            group["lr"] = peak * 0.1 * (step + 1)
+        reference.step()
+        for mine, weight in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, weight, rtol=1e-5, atol=1e-7)
