@@ -1,1 +1,1 @@
-"""Text to token shards, and batches in an order fixed by (seed, step). Needs numpy; knows no torch."""
+"""Text to token shards, and batches in an order fixed by (seed, step). Knows no torch."""

@@ -1,0 +1,143 @@
+"""Reading documents from one local file: text, JSONL (plain, .gz, .zst) or Parquet.
+
+Reads in pieces, so that a file may be larger than memory.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TextIO
+
+from data.errors import CorpusError
+from data.tokenizer import END_OF_TEXT
+
+DOCUMENT_CHARACTERS = 1 << 14
+"""A longer text file is cut into documents of about this length, at line ends: a single book can
+then be split into training and held-out parts."""
+LINE_CHARACTERS = 1 << 16
+"""A longer line is cut: a file need not have line ends."""
+_PROBE_BYTES = 1 << 13
+_DECODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+_COMPRESSED = {".gz", ".zst"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document's text."""
+
+    text: str
+    """Always encodable as UTF-8."""
+    repaired: bool
+    """It held bytes or code units that are no UTF-8; each became U+FFFD."""
+
+
+def document(text: str) -> Document:
+    """A document of `text`, whose lone surrogates (undecodable bytes) become U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return Document(text, repaired=True)
+    return Document(text, repaired=False)
+
+
+def is_binary(path: Path) -> bool:
+    """Whether a file of no known format holds a zero byte near its beginning."""
+    if path.suffix == ".parquet" or path.suffix in _COMPRESSED:
+        return False
+    with path.open("rb") as file:
+        return b"\0" in file.read(_PROBE_BYTES)
+
+
+def read(path: Path, text_column: str) -> Iterator[Document]:
+    """The documents of one file, empty ones left out.
+
+    Raises:
+        CorpusError: the file is cut short, or a row has no text in `text_column`.
+    """
+    texts = _parquet(path, text_column) if path.suffix == ".parquet" else _lines(path, text_column)
+    try:
+        yield from (document(text) for text in texts if text)
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(
+            f"{path}: cannot be read to its end ({error}). Fetch it again or leave it out."
+        ) from error
+
+
+def _lines(path: Path, text_column: str) -> Iterator[str]:
+    name = path.stem if path.suffix in _COMPRESSED else path.name
+    with _open(path) as file:
+        if Path(name).suffix in {".jsonl", ".ndjson"}:
+            yield from _json_lines(file, path, text_column)
+        else:
+            yield from _pieces(file)
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", **_DECODING)
+    if path.suffix == ".zst":
+        try:
+            zstandard = import_module("zstandard")
+        except ImportError:
+            raise CorpusError(
+                f"{path}: reading .zst needs a package. Install it: pip install zstandard"
+            ) from None
+        return zstandard.open(path, "rt", **_DECODING)
+    return path.open(**_DECODING)
+
+
+def _pieces(file: TextIO) -> Iterator[str]:
+    lines: list[str] = []
+    length = 0
+    for line in iter(partial(file.readline, LINE_CHARACTERS), ""):
+        ends = line.strip() == END_OF_TEXT
+        if not ends:
+            lines.append(line)
+            length += len(line)
+        if ends or length >= DOCUMENT_CHARACTERS:
+            yield "".join(lines)
+            lines.clear()
+            length = 0
+    yield "".join(lines)
+
+
+def _json_lines(file: TextIO, path: Path, text_column: str) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            yield _field(json.loads(line), text_column)
+        except ValueError as error:
+            raise CorpusError(
+                f"{path}:{number}: {error}. Mend the line, or name the column that holds text."
+            ) from None
+
+
+def _field(row: object, text_column: str) -> str:
+    if not isinstance(row, dict):
+        raise ValueError(f"a row must be an object, got {row!r:.40}")  # noqa: TRY004  one kind of fault
+    text = row.get(text_column)
+    if not isinstance(text, str):
+        raise ValueError(f"no text in column {text_column!r}; columns are {', '.join(row)}")  # noqa: TRY004
+    return text
+
+
+def _parquet(path: Path, text_column: str) -> Iterator[str]:
+    from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415  a third of a second
+
+    try:
+        file = parquet.ParquetFile(path)
+    except ArrowInvalid as error:
+        raise CorpusError(f"{path}: no Parquet ({error}). Fetch it again.") from None
+    if text_column not in file.schema_arrow.names:
+        raise CorpusError(
+            f"{path}: no column {text_column!r}; columns are {', '.join(file.schema_arrow.names)}."
+        )
+    for rows in file.iter_batches(batch_size=1024, columns=[text_column]):
+        yield from rows.column(0).to_pylist()

@@ -1,0 +1,155 @@
+"""Batches in an order fixed by (seed, step): to resume, a run needs its step number and no more.
+
+An epoch visits every window of `context_length` tokens once, in an order drawn by a keyed
+bijection rather than a stored permutation, so that memory does not grow with the corpus.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.corpus import Corpus
+from data.errors import CorpusError
+from data.tokenizer import Tokens
+
+Batch = NDArray[np.int64]
+"""Tokens, shape (sequences, context_length + 1): inputs and, one to the right, targets."""
+
+BLOCK_TOKENS = 1 << 16
+"""Tokens gathered at once: spreads NumPy's overhead over many small batches."""
+
+ROUNDS = 4
+"""Of mixing; three already pass the tests of randomness in tests/data."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The non-overlapping windows of some shards, numbered from 0. None crosses two shards."""
+
+    shards: list[Tokens]
+    context_length: int
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Windows in each shard, leaving room to shift them all by up to `context_length`."""
+        lengths = np.array([shard.size for shard in self.shards], np.int64)
+        return np.maximum(lengths // self.context_length - 1, 0)
+
+    def read(self, windows: NDArray[np.int64], offset: NDArray[np.int64] | int = 0) -> Batch:
+        """Windows by number, each moved right by `offset` < context_length tokens.
+
+        Shape (windows, context_length + 1).
+        """
+        ends = np.cumsum(self.counts)
+        shard_of = np.searchsorted(ends, windows, side="right")
+        first = windows - (ends - self.counts)[shard_of]
+        starts = first * self.context_length + offset
+        span = np.arange(self.context_length + 1)
+        out = np.empty((windows.size, span.size), np.int64)
+        for index in np.unique(shard_of):
+            rows = shard_of == index
+            out[rows] = self.shards[index][starts[rows, None] + span]
+        return out
+
+
+class Loader:
+    """Training batches of a corpus. `batch(step)` depends on (seed, step) and nothing else.
+
+    Args:
+        corpus: what to read.
+        context_length: tokens a sequence.
+        batch_size: sequences a batch.
+        seed: of the order; another seed visits the same text in another order.
+
+    Raises:
+        CorpusError: the training split is shorter than one batch.
+    """
+
+    def __init__(self, corpus: Corpus, context_length: int, batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.context_length = context_length
+        self._windows = Windows(corpus.arrays("train"), context_length)
+        self._count = int(self._windows.counts.sum())
+        if self._count < batch_size:
+            raise CorpusError(
+                f"{corpus.folder}: {corpus.train_tokens:,} training tokens give {self._count:,} "
+                f"windows of {context_length} tokens, a batch takes {batch_size}. "
+                "Use more text, a shorter context_length or a smaller batch_size."
+            )
+        self._seed = seed
+        self._steps_per_block = max(1, BLOCK_TOKENS // (batch_size * (context_length + 1)))
+        self._block_number = -1
+        self._block: Batch = np.empty((0, context_length + 1), np.int64)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens after which the text repeats."""
+        return self._count * self.context_length
+
+    def batch(self, step: int) -> Batch:
+        """The batch of optimizer step `step`, from 0. Shape (batch_size, context_length + 1)."""
+        number, place = divmod(step, self._steps_per_block)
+        if number != self._block_number:
+            self._block = self._read_block(number)
+            self._block_number = number
+        first = place * self.batch_size
+        return self._block[first : first + self.batch_size].copy()
+
+    def _read_block(self, number: int) -> Batch:
+        sequences = self._steps_per_block * self.batch_size
+        epochs, places = np.divmod(np.arange(sequences) + number * sequences, self._count)
+        windows, offsets = np.empty_like(places), np.empty_like(places)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            rows = epochs == epoch
+            stream = np.random.SeedSequence([self._seed, epoch])
+            keys = stream.generate_state(2 * ROUNDS + 1, np.uint64).astype(np.uint64)
+            windows[rows] = permute(places[rows], self._count, keys[1:])
+            offsets[rows] = keys[0] % self.context_length
+        return self._windows.read(windows, offsets)
+
+
+def permute(places: NDArray[np.int64], count: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where a keyed permutation of 0 … count - 1 sends `places`, without storing it.
+
+    Each round adds, multiplies by an odd number and folds the high bits onto the low ones:
+    three bijections of the next power of two. What lands outside is sent round again (cycle
+    walking; Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002).
+    """
+    bits = max(count - 1, 1).bit_length()
+    mask, fold = np.uint64((1 << bits) - 1), np.uint64((bits + 1) // 2)
+    out = places.astype(np.uint64)
+    outside = np.ones(out.shape, bool)
+    while outside.any():
+        x = out[outside]
+        for add, factor in keys.reshape(-1, 2):
+            x = ((x + add) * (factor | np.uint64(1))) & mask
+            x ^= x >> fold
+        out[outside] = x
+        outside = out >= count
+    return out.astype(np.int64)
+
+
+def held_out_batches(
+    corpus: Corpus, context_length: int, batch_size: int, max_tokens: int
+) -> list[Batch]:
+    """The evaluation batches: windows spread evenly over the held-out split, always the same.
+
+    They depend on corpus, `context_length` and `max_tokens` alone; `batch_size` only cuts them
+    into batches, of which the last may be shorter. Together at most `max_tokens` predictions.
+
+    Raises:
+        CorpusError: the held-out split, or `max_tokens`, is shorter than one window.
+    """
+    windows = Windows(corpus.arrays("held_out"), context_length)
+    available = int(windows.counts.sum())
+    count = min(available, max_tokens // context_length)
+    if not count:
+        raise CorpusError(
+            f"{corpus.folder}: {corpus.held_out_tokens:,} held-out tokens, at most {max_tokens:,} "
+            f"to be used, give no window of {context_length} tokens. "
+            "Use more text, a shorter context_length or a larger held_out_share."
+        )
+    chosen = np.arange(count, dtype=np.int64) * available // count
+    sequences = windows.read(chosen)
+    return [sequences[first : first + batch_size] for first in range(0, count, batch_size)]

@@ -1,0 +1,70 @@
+"""Public corpora by name, streamed through Hugging Face `datasets`. Needs a network when read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from data.errors import CorpusError
+from data.files import Document, document
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicSet:
+    """A public set's training split, in the order it is published."""
+
+    name: str
+    """As a person asks for it."""
+    repository: str
+    """On the Hugging Face hub."""
+    subset: str | None = None
+    """Configuration of the repository, where it has several."""
+
+    @property
+    def size(self) -> None:
+        """Nobody says how much will come."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing is left out."""
+        return ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Repository and subset; what was published there is not asked again."""
+        return {"repository": self.repository, "subset": self.subset}
+
+    def documents(self) -> Iterator[Document]:
+        """Every row's text, while it comes over the network."""
+        try:
+            datasets = import_module("datasets")
+        except ImportError:
+            raise CorpusError(
+                f"{self.name}: public sets need the `datasets` package. "
+                "Install it: pip install 'isoflop[data]'"
+            ) from None
+        try:
+            rows = datasets.load_dataset(
+                self.repository, self.subset, split="train", streaming=True
+            )
+            for row in rows:
+                yield document(row["text"])
+        except OSError as error:
+            raise CorpusError(
+                f"{self.name}: {self.repository} cannot be reached ({error}). "
+                "Check the network, or name a local folder of text."
+            ) from error
+
+
+PUBLIC = {
+    source.name: source
+    for source in (
+        PublicSet(name="tinystories", repository="roneneldan/TinyStories"),  # arXiv 2305.07759
+        PublicSet(name="openwebtext", repository="Skylion007/openwebtext"),
+        PublicSet(  # arXiv 2406.17557
+            name="fineweb-edu", repository="HuggingFaceFW/fineweb-edu", subset="sample-10BT"
+        ),
+        PublicSet(name="slimpajama", repository="cerebras/SlimPajama-627B"),
+    )
+}
+"""The public sets known by name."""
