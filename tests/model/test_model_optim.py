@@ -99,9 +99,9 @@ def test_first_values(parametrization):
         "lm_head.weight": 0,
     }
     for name, expected in mup.items():
-        if parametrization == "standard":
-            expected = 0.02 / (depth if name.endswith(("out_proj.weight", "w2.weight")) else 1)
-        assert deviation[name] == pytest.approx(expected, rel=0.06), name
+        gpt2 = 0.02 / (depth if name.endswith(("out_proj.weight", "w2.weight")) else 1)
+        value = expected if parametrization == "mup" else gpt2
+        assert deviation[name] == pytest.approx(value, rel=0.06), name
     assert (weights["layers.0.ln1.weight"] == 1).all()
     assert (weights["layers.0.ffn.w1.bias"] == 0).all()
 
