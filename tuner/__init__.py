@@ -1,1 +1,1 @@
-"""The sweep: what to train, on what, when to stop, what it may cost, and where it is written down."""
+"""The sweep: what to train, on what, when to stop, what it may cost."""

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""What "spend FLOPs, report loss" means: one contract, one module a backend."""

@@ -1,0 +1,237 @@
+"""The sweep's decisions: what runs next, who goes on, what is paid. Needs no ray.
+
+Ray (`tuner.sweep`) and simulated time (`tuner.simulate`) drive the same object: `ask` for a trial,
+`report` what it reached, `fail` it when it died. Every answer is in the ledger before it is given,
+so an engine built on the same folder after any death goes on where the other stopped.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from enum import Enum
+from itertools import product
+
+from model.progress import Progress
+from tuner import soundness, space
+from tuner.config import Sweep
+from tuner.ledger import ENDED, Ledger, Record, Status
+from tuner.scheduler import Asha
+from tuner.search import Studies
+from tuner.soundness import Profile
+from tuner.space import Question, Size, Trial
+
+
+class Nothing(Enum):
+    """Why there is no trial to hand out."""
+
+    YET = "wait for a running trial"
+    LEFT = "the sweep is done"
+
+
+class Engine:
+    """One sweep, deciding."""
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, studies: Studies, *, cap: float) -> None:
+        self.sweep = sweep
+        self.ledger = ledger
+        self.studies = studies
+        self.cap = cap
+        self.vocab_size = studies.vocab_size
+        self.asha = Asha(
+            reduction=sweep.pruning.reduction, min_population=sweep.pruning.min_population
+        )
+        self._recover()
+
+    # --- ask
+
+    def ask(self) -> Trial | Nothing:
+        """The next trial to start, its FLOPs reserved; or why there is none."""
+        for record in self.ledger.records("waiting"):
+            trial = self.trial(record)
+            if self._start(trial):
+                return trial
+            if record.attempts:
+                self._end(record, "failed", "cap: no FLOPs are left for another attempt")
+        if not self.ledger.records("waiting"):
+            proposed = self._propose()
+            if proposed is not None:
+                return proposed
+        return Nothing.YET if self.ledger.records("running") else Nothing.LEFT
+
+    def trial(self, record: Record) -> Trial:
+        """The trial behind a record."""
+        return space.trial(self.sweep, record.question, self.vocab_size)
+
+    def _start(self, trial: Trial) -> bool:
+        last = self.ledger.last(trial.key)
+        return self.ledger.reserve(trial.key, trial.flops - (last.flops if last else 0), self.cap)
+
+    def _propose(self) -> Trial | None:
+        """Enter and start the first question of the plan, then of its extension, not asked yet."""
+        known = {record.key for record in self.ledger.records()}
+        for cell in self._cells():
+            if cell.key in known:
+                continue
+            flops = space.trial(self.sweep, cell, self.vocab_size).flops
+            if self.ledger.committed() + flops > self.cap:
+                return None
+            rate, optuna = self.studies.propose(cell, self._given_rate(cell))
+            self.ledger.add(replace(cell, learning_rate=rate), optuna)
+            trial = self.trial(self.ledger.record(cell.key))
+            return trial if self._start(trial) else None
+        return None
+
+    def _cells(self) -> Iterator[Question]:
+        """Every question, its rate still open: smallest budgets first, sizes in turn."""
+        for budget in self.sweep.budgets:
+            yield from self._cells_of(budget, self._window(budget))
+        if self.sweep.search.extend:
+            for budget in self.sweep.budgets:
+                yield from self._cells_of(budget, self._extended(budget))
+
+    def _cells_of(self, budget: float, sizes: tuple[Size, ...]) -> Iterator[Question]:
+        search = self.sweep.search
+        for number, size, seed in product(range(search.trials), sizes, range(search.seeds)):
+            yield Question(
+                budget=budget, size=size, number=number, seed=self.sweep.seed + seed,
+                learning_rate=search.learning_rate[0],
+            )  # fmt: skip
+
+    # --- what smaller budgets teach
+
+    def _window(self, budget: float) -> tuple[Size, ...]:
+        """The sizes planned at a budget: settled when first asked for, the same ever after."""
+        name = f"window {budget:g}"
+        stands = self.ledger.fact(name)
+        if stands is None:
+            n_opt = self._predicted_n_opt(budget) if self.sweep.search.warm_start else None
+            sizes = space.window(self.sweep, budget, self.vocab_size, n_opt)
+            stands = self.ledger.write_fact(name, json.dumps(sizes))
+        return tuple((layers, width) for layers, width in json.loads(stands))
+
+    def _extended(self, budget: float) -> tuple[Size, ...]:
+        """The sizes of a budget, more of them if all ended and the minimum is not bracketed."""
+        window = self._window(budget)
+        if any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
+            return window
+        grown = self.profile(budget).grown(space.ladder(self.sweep, self.vocab_size))
+        self.ledger.write_fact(f"window {budget:g}", json.dumps(grown))
+        return grown
+
+    def profile(self, budget: float) -> Profile:
+        """Loss against size at a budget, from what is completed."""
+        ended = [r for r in self.ledger.records("completed") if r.question.budget == budget]
+        losses = [(self.trial(r), self._last(r.key).loss) for r in ended]
+        return soundness.profile(budget, self._window(budget), losses)
+
+    def _last(self, key: str) -> Progress:
+        last = self.ledger.last(key)
+        if last is None:
+            raise AssertionError(f"{key} is completed without a report")
+        return last
+
+    def _predicted_n_opt(self, budget: float) -> float | None:
+        best = self._best_below(budget)
+        if best is None:
+            return None
+        # N_opt ∝ C^.5: Chinchilla, arXiv 2203.15556, table 2.
+        return best.shape.params_non_embedding * math.sqrt(budget / best.question.budget)
+
+    def _given_rate(self, cell: Question) -> float | None:
+        """The rate that is not the sampler's to choose: another seed's, or a warm start's."""
+        if cell.seed != self.sweep.seed:
+            return self.ledger.record(
+                replace(cell, seed=self.sweep.seed).key
+            ).question.learning_rate
+        if cell.number or not self.sweep.search.warm_start:
+            return None
+        best = self._best_below(cell.budget)
+        low, high = self.sweep.search.learning_rate
+        return best.question.learning_rate if best else math.sqrt(low * high)
+
+    def _best_below(self, budget: float) -> Trial | None:
+        """The best completed trial of the largest smaller budget whose every size has one."""
+        for smaller in reversed([b for b in self.sweep.budgets if b < budget]):
+            profile = self.profile(smaller)
+            if profile.covered:
+                return profile.best
+        return None
+
+    # --- report, fail
+
+    def report(self, key: str, progress: Progress, device: dict[str, str]) -> bool:
+        """Enter an evaluation; True if the trial goes on, False if it is over."""
+        record = self.ledger.record(key)
+        if record.status in ENDED:
+            return False
+        trial = self.trial(record)
+        seen = self.ledger.last(key)
+        if seen is not None and progress.step < seen.step:
+            return True
+        self.ledger.report(key, progress, device)
+        if not self._over(record, trial, progress) and not self._goes_on(trial, progress):
+            share = progress.flops / trial.flops
+            self._end(record, "pruned", f"ASHA at {share:.0%} of the budget")
+        return self.ledger.record(key).status == "running"
+
+    def _over(self, record: Record, trial: Trial, progress: Progress) -> bool:
+        """End the trial if it ended itself."""
+        if progress.diverged:
+            self._end(record, "failed", f"diverged by step {progress.step} of {trial.steps}")
+        elif progress.step >= trial.steps:
+            self._end(record, "completed", "")
+        return progress.diverged or progress.step >= trial.steps
+
+    def fail(self, key: str, reason: str) -> None:
+        """A trial's process died: charge what may be lost, and let it wait for another attempt."""
+        record = self.ledger.record(key)
+        if record.status != "running":
+            return
+        last = self.ledger.last(key)
+        reached = last.step if last else 0
+        trial = self.trial(record)
+        lost = (trial.next_report(reached) - reached) * trial.flops_per_step
+        if record.attempts >= self.sweep.resources.max_attempts:
+            self._end(record, "failed", reason, lost=lost)
+        else:
+            self.ledger.settle(key, "waiting", reason, lost=lost)
+
+    def _goes_on(self, trial: Trial, progress: Progress) -> bool:
+        if not self.sweep.pruning.enabled:
+            return True
+        return self.asha.goes_on(_group(trial, progress.step), trial.key, progress.loss)
+
+    def _end(self, record: Record, status: Status, reason: str, *, lost: int = 0) -> None:
+        self.ledger.settle(record.key, status, reason, lost=lost)
+        self._tell(record, status)
+
+    def _tell(self, record: Record, status: Status) -> None:
+        asked = record.question
+        self.studies.tell(
+            asked.budget, record.optuna, status,
+            self.ledger.reports(record.key), self.trial(record).flops,
+        )  # fmt: skip
+
+    # --- after a death
+
+    def _recover(self) -> None:
+        """Bring rungs, studies and reservations to what the ledger says."""
+        for record in self.ledger.records():
+            trial = self.trial(record)
+            reports = self.ledger.reports(record.key)
+            for progress in reports:
+                self.asha.remember(_group(trial, progress.step), trial.key, progress.loss)
+            if record.status in ENDED:
+                self._tell(record, record.status)
+            elif not (reports and self._over(record, trial, reports[-1])):
+                self.fail(record.key, "the sweep was interrupted")
+        known = {(r.question.budget, r.optuna) for r in self.ledger.records()}
+        self.studies.forget_unknown(known)
+
+
+def _group(trial: Trial, step: int) -> tuple[float, Size, int, int]:
+    """What a trial's loss after `step` is compared with."""
+    rung = sum(at <= step for at in trial.report_steps)
+    asked = trial.question
+    return asked.budget, asked.size, asked.seed, rung

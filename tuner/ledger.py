@@ -1,0 +1,229 @@
+"""The sweep's memory in one SQLite file: every trial, what it reported, and every FLOP it may cost.
+
+FLOPs are reserved before a trial starts and settled when it ends. The sum of what is charged and
+what is reserved never exceeds the cap: each reservation is one transaction that checks it.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from model.progress import Progress
+from tuner.space import Question
+
+Status = Literal["waiting", "running", "completed", "pruned", "failed"]
+ENDED: tuple[Status, ...] = ("completed", "pruned", "failed")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS trials (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT UNIQUE NOT NULL,
+    question TEXT NOT NULL,
+    optuna INTEGER NOT NULL,
+    status TEXT NOT NULL DEFAULT 'waiting',
+    reason TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reserved TEXT NOT NULL DEFAULT '0',  -- FLOP; text, because a trial may pass 2**63
+    charged TEXT NOT NULL DEFAULT '0',
+    started TEXT NOT NULL DEFAULT '',
+    device TEXT NOT NULL DEFAULT '{}'
+);
+CREATE TABLE IF NOT EXISTS reports (
+    key TEXT NOT NULL REFERENCES trials(key),
+    step INTEGER NOT NULL,
+    progress TEXT NOT NULL,
+    PRIMARY KEY (key, step)
+) WITHOUT ROWID;
+"""
+
+
+class BudgetError(Exception):
+    """The cap does not allow what was asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One trial as the ledger knows it."""
+
+    number: int
+    key: str
+    question: Question
+    optuna: int
+    """Number of the trial in its budget's Optuna study."""
+    status: Status
+    reason: str
+    attempts: int
+    """Times it was started."""
+    reserved: int
+    """FLOP."""
+    charged: int
+    """FLOP."""
+    started: str
+    """First start, ISO 8601, UTC."""
+    device: dict[str, str]
+    """What it ran on."""
+
+
+class Ledger:
+    """A sweep's record, durable at every statement's end; one writer, any number of readers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
+        # FULL, not NORMAL: a power cut after a settled trial must not bring its FLOPs back.
+        self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # --- facts: what was settled once for the whole sweep
+
+    def fact(self, name: str) -> str | None:
+        """What was written under `name`, or None."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def write_fact(self, name: str, value: str) -> str:
+        """Write `value` under `name`, over what stood there; return it."""
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        return value
+
+    # --- trials
+
+    def add(self, question: Question, optuna: int) -> None:
+        """Enter a trial that waits for its start."""
+        self._db.execute(
+            "INSERT INTO trials (key, question, optuna) VALUES (?, ?, ?)",
+            (question.key, json.dumps(asdict(question)), optuna),
+        )
+
+    def reserve(self, key: str, flops: int, cap: float) -> bool:
+        """Start an attempt: set `flops` aside for it, unless that would pass the cap."""
+        with self._transaction():
+            if self.committed() + flops > cap:
+                return False
+            self._db.execute(
+                "UPDATE trials SET status = 'running', reserved = ?, attempts = attempts + 1, "
+                "started = CASE started WHEN '' THEN ? ELSE started END "
+                "WHERE key = ? AND status = 'waiting'",
+                (str(flops), datetime.now(UTC).isoformat(), key),
+            )
+        return True
+
+    def report(self, key: str, progress: Progress, device: dict[str, str]) -> None:
+        """Enter an evaluation; move its FLOPs from reserved to charged; once, if told twice."""
+        with self._transaction():
+            before = self.last(key)
+            fresh = self._db.execute(
+                "INSERT OR IGNORE INTO reports VALUES (?, ?, ?)",
+                (key, progress.step, json.dumps(asdict(progress))),
+            )
+            if fresh.rowcount:
+                spent = progress.flops - (before.flops if before else 0)
+                record = self.record(key)
+                self._db.execute(
+                    "UPDATE trials SET charged = ?, reserved = ?, device = ? WHERE key = ?",
+                    (
+                        str(record.charged + spent),
+                        str(record.reserved - spent),
+                        json.dumps(device),
+                        key,
+                    ),
+                )
+
+    def settle(self, key: str, status: Status, reason: str = "", *, lost: int = 0) -> None:
+        """End an attempt: charge `lost` FLOPs on top of what was reported, refund the rest."""
+        with self._transaction():
+            charged = self.record(key).charged + lost
+            self._db.execute(
+                "UPDATE trials SET status = ?, reason = ?, charged = ?, reserved = '0' "
+                "WHERE key = ?",
+                (status, reason, str(charged), key),
+            )
+
+    # --- reading
+
+    def records(self, *statuses: Status) -> list[Record]:
+        """All trials in the order they were asked, or those in the statuses named."""
+        marks = ", ".join("?" * len(statuses))
+        where = f"WHERE status IN ({marks})" if statuses else ""
+        rows = self._db.execute(f"SELECT * FROM trials {where} ORDER BY number", statuses)
+        return [_record(row) for row in rows.fetchall()]
+
+    def record(self, key: str) -> Record:
+        """One trial.
+
+        Raises:
+            KeyError: no trial of that name.
+        """
+        row = self._db.execute("SELECT * FROM trials WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise KeyError(key)
+        return _record(row)
+
+    def reports(self, key: str) -> list[Progress]:
+        """What a trial reported, in order."""
+        rows = self._db.execute(
+            "SELECT progress FROM reports WHERE key = ? ORDER BY step", (key,)
+        ).fetchall()
+        return [Progress(**json.loads(text)) for (text,) in rows]
+
+    def last(self, key: str) -> Progress | None:
+        """A trial's latest report, or None."""
+        row = self._db.execute(
+            "SELECT progress FROM reports WHERE key = ? ORDER BY step DESC LIMIT 1", (key,)
+        ).fetchone()
+        return None if row is None else Progress(**json.loads(row[0]))
+
+    def committed(self) -> int:
+        """FLOPs charged and reserved."""
+        return sum(int(c) + int(r) for c, r in self._spending())
+
+    def charged(self) -> int:
+        """FLOPs charged."""
+        return sum(int(charged) for charged, _ in self._spending())
+
+    def counts(self) -> dict[str, int]:
+        """Trials by status."""
+        rows = self._db.execute("SELECT status, COUNT(*) FROM trials GROUP BY status").fetchall()
+        return dict(rows)
+
+    def _spending(self) -> list[tuple[str, str]]:
+        return self._db.execute("SELECT charged, reserved FROM trials").fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def _record(row: tuple[int, str, str, int, Status, str, int, str, str, str, str]) -> Record:
+    number, key, question, optuna, status, reason, attempts, reserved, charged, started, device = (
+        row
+    )
+    asked = json.loads(question)
+    return Record(
+        number=number,
+        key=key,
+        question=Question(**{**asked, "size": tuple(asked["size"])}),
+        optuna=optuna,
+        status=status,
+        reason=reason,
+        attempts=attempts,
+        reserved=int(reserved),
+        charged=int(charged),
+        started=started,
+        device=json.loads(device),
+    )

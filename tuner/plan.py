@@ -1,0 +1,160 @@
+"""What a sweep will do and cost at most, before anything is spent. Needs neither torch nor ray."""
+
+from dataclasses import asdict, dataclass
+
+from tuner import space
+from tuner.config import ConfigError, Sweep
+
+BYTE_VOCABULARY = 256
+RETRIES = 0.05
+"""Share of the plan's FLOPs kept for work that deaths undo, where no cap is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPlan:
+    """One isoFLOP profile."""
+
+    budget: float
+    """FLOP a trial."""
+    trials: int
+    shapes: tuple[space.Size, ...]
+    """(num_layers, d_model) of each size, as predicted now; a warm start may move them."""
+    params: tuple[int, int]
+    """Fewest and most non-embedding weights."""
+    tokens: tuple[int, int]
+    """Fewest and most training tokens of a trial."""
+    steps: tuple[int, int]
+    """Fewest and most optimizer steps of a trial."""
+    flops: float
+    """At most, FLOP."""
+    flops_expected: float
+    """With pruning, FLOP."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole sweep."""
+
+    name: str
+    budgets: tuple[BudgetPlan, ...]
+    trials: int
+    flops: float
+    """Of the planned trials, at most, FLOP."""
+    cap: float
+    """What the ledger will never exceed, FLOP; extension and retries spend what pruning saves."""
+    flops_expected: float
+    """With pruning and without extension, FLOP."""
+    hours: float
+    """At most, of one slot, at `resources.flops_per_second`."""
+    money: float
+    """At most, at `cap.price_per_hour`."""
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Every number the table shows."""
+        return asdict(self)
+
+
+def plan(sweep: Sweep) -> Plan:
+    """Count the sweep.
+
+    Raises:
+        ConfigError: a trial would not get one whole step, or the cap buys no trial at all.
+    """
+    vocab_size = vocabulary(sweep)
+    budgets = tuple(_budget(sweep, budget, vocab_size) for budget in sweep.budgets)
+    total = sum(b.flops for b in budgets)
+    limit = sweep.cap.flops or total * (1 + RETRIES)
+    _refuse(sweep, budgets, limit)
+    hours = limit / sweep.resources.flops_per_second / 3600
+    return Plan(
+        name=sweep.name,
+        budgets=budgets,
+        trials=sum(b.trials for b in budgets),
+        flops=total,
+        cap=limit,
+        flops_expected=min(limit, sum(b.flops_expected for b in budgets)),
+        hours=hours,
+        money=hours * sweep.cap.price_per_hour,
+        warnings=tuple(_warnings(sweep, budgets, total, limit)),
+    )
+
+
+def vocabulary(sweep: Sweep) -> int:
+    """Distinct tokens of the sweep's corpus, by its tokenizer's name."""
+    kind, _, size = sweep.data.tokenizer.partition(":")
+    return BYTE_VOCABULARY if kind == "byte" else int(size)
+
+
+def _budget(sweep: Sweep, budget: float, vocab_size: int) -> BudgetPlan:
+    shapes = space.window(sweep, budget, vocab_size)
+    trials = [
+        space.trial(
+            sweep,
+            space.Question(budget=budget, size=size, learning_rate=1.0, number=0, seed=0),
+            vocab_size,
+        )
+        for size in shapes
+    ]
+    each = sweep.search.trials * sweep.search.seeds
+    sizes = [t.shape.params_non_embedding for t in trials]
+    return BudgetPlan(
+        budget=budget,
+        trials=len(trials) * each,
+        shapes=shapes,
+        params=(min(sizes), max(sizes)),
+        tokens=(min(t.tokens for t in trials), max(t.tokens for t in trials)),
+        steps=(min(t.steps for t in trials), max(t.steps for t in trials)),
+        flops=budget * each * len(trials),
+        flops_expected=sum(t.flops for t in trials) * sweep.search.seeds * _share(sweep),
+    )
+
+
+def _share(sweep: Sweep) -> float:
+    """Runs' worth of FLOPs that one shape's learning rates take, if each rung keeps its quota."""
+    runs = sweep.search.trials
+    if not sweep.pruning.enabled:
+        return runs
+    spent, start, alive = 0.0, 0.0, float(runs)
+    for rung in sweep.report_fractions:
+        spent += alive * (rung - start)
+        start = rung
+        alive = max(1.0, alive / sweep.pruning.reduction)
+    return spent
+
+
+def _refuse(sweep: Sweep, budgets: tuple[BudgetPlan, ...], limit: float) -> None:
+    faults = [
+        f"`budgets`: {b.budget:g} FLOP buy no whole step of the largest of its shapes "
+        f"{b.shapes}; raise the budget, or lower training.batch_size or the ladder"
+        for b in budgets
+        if b.steps[0] < 1
+    ]
+    if limit < sweep.budgets[0]:
+        faults.append(
+            f"`cap.flops` = {limit:g} buys no trial at the smallest budget, {sweep.budgets[0]:g}"
+        )
+    if faults:
+        raise ConfigError("\n".join(f"{sweep.name}: {fault}" for fault in faults))
+
+
+def _warnings(
+    sweep: Sweep, budgets: tuple[BudgetPlan, ...], total: float, limit: float
+) -> list[str]:
+    short = [
+        f"budget {b.budget:g}: a trial gets as few as {b.steps[0]} steps, below {sweep.min_steps}; "
+        "batch size will decide the loss: lower training.batch_size or drop the budget"
+        for b in budgets
+        if b.steps[0] < sweep.min_steps
+    ]
+    few = [
+        f"budget {b.budget:g}: {len(b.shapes)} sizes cannot bracket a minimum by two on each side"
+        for b in budgets
+        if len(b.shapes) < 5
+    ]
+    over = []
+    if total > limit:
+        over.append(
+            f"the plan's {total:.3g} FLOP exceed the cap of {limit:.3g}: it will be cut short"
+        )
+    return short + few + over

@@ -1,0 +1,79 @@
+"""What is settled once a sweep, before its first trial: data, code, speed. Needs no ray."""
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from tuner.config import ConfigError
+from tuner.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a sweep's rows come from."""
+
+    commit: str
+    """Of this code, or its version where there is no repository."""
+    torch: str
+    corpus: str
+    """Fingerprint; empty where the backend reads none."""
+    tokenizer: str
+    vocab_size: int
+    """Distinct tokens."""
+    train_tokens: int
+    """Length of the training split, token."""
+    bytes_per_token: float
+    """Of the held-out split, byte."""
+    peak_flops: float
+    """Of one slot, FLOP/s, as probed; 0 if unknown."""
+
+    def determining(self) -> dict[str, str]:
+        """The part that rows are a function of."""
+        return {"corpus": self.corpus, "tokenizer": self.tokenizer, "torch": self.torch}
+
+
+def settle(ledger: Ledger, found: Provenance) -> Provenance:
+    """Write the provenance down, or hold what is found against what stands there.
+
+    Raises:
+        ConfigError: data or torch are not those the sweep began with.
+    """
+    stands = read(ledger)
+    if stands is None:
+        ledger.write_fact("provenance", json.dumps(asdict(found)))
+        return found
+    if stands.determining() != found.determining():
+        raise ConfigError(
+            f"{ledger.path}: the sweep began with {stands.determining()}, now there is "
+            f"{found.determining()}; rows would not compare. Restore these, or begin a new sweep"
+        )
+    return stands
+
+
+def read(ledger: Ledger) -> Provenance | None:
+    """What the ledger says, or None if the sweep never began."""
+    text = ledger.fact("provenance")
+    return None if text is None else Provenance(**json.loads(text))
+
+
+def commit() -> str:
+    """The commit of this code, `+` behind it if files differ; its version outside a repository."""
+    root = Path(__file__).parent.parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=root, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return version("isoflop")
+    return found.stdout.strip()
+
+
+def version(distribution: str) -> str:
+    """The installed version of a distribution, or nothing."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""

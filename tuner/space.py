@@ -1,0 +1,195 @@
+"""From a budget to what may be tried at it: a ladder of real shapes, a trial's exact steps."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+from model.shape import Shape
+from tuner.config import Sweep, digest
+
+Size = tuple[int, int]
+"""(num_layers, d_model): how a ladder names a shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a trial is asked: with the sweep, all that its row is a function of."""
+
+    budget: float
+    """FLOP."""
+    size: Size
+    """(num_layers, d_model)."""
+    learning_rate: float
+    number: int
+    """Counts the rates tried at this (budget, size) from 0."""
+    seed: int
+    """Of weights and data order."""
+
+    @property
+    def key(self) -> str:
+        """Its trial's name within the sweep."""
+        layers, width = self.size
+        return f"{self.budget:g}-{layers}x{width}-r{self.number}-s{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training, exactly."""
+
+    question: Question
+    shape: Shape
+    batch_size: int
+    """Sequences a step."""
+    steps: int
+    """The most whole optimizer steps whose FLOPs fit in the budget."""
+    flops_per_step: int
+    """By the sweep's convention."""
+    report_steps: tuple[int, ...]
+    """Steps after which the trial is evaluated; the last is `steps`."""
+
+    @property
+    def key(self) -> str:
+        """Name within the sweep."""
+        return self.question.key
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the whole run: at most `budget`, and less by less than one step."""
+        return self.steps * self.flops_per_step
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the whole run."""
+        return self.steps * self.batch_size * self.shape.context_length
+
+    def next_report(self, step: int) -> int:
+        """The first step after `step` at which the trial reports."""
+        return next(at for at in self.report_steps if at > step)
+
+
+@cache
+def shape(sweep: Sweep, size: Size, vocab_size: int) -> Shape:
+    """The ladder's (num_layers, d_model) as a full shape."""
+    num_layers, d_model = size
+    options = sweep.shapes
+    return Shape(
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=_heads(d_model, options.head_size),
+        d_ff=4 * d_model if options.ffn == "gelu" else 8 * round(d_model / 3),
+        vocab_size=vocab_size,
+        context_length=options.context_length,
+        ffn=options.ffn,
+        norm=options.norm,
+        positions=options.positions,
+        qk_norm=options.qk_norm,
+        tied_head=options.tied_head,
+    )
+
+
+def _heads(d_model: int, head_size: int) -> int:
+    """The most heads of equal width, none narrower than `head_size`; at least one."""
+    return next((h for h in range(d_model // head_size, 1, -1) if d_model % h == 0), 1)
+
+
+def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
+    """The trial that answers `question`."""
+    full = shape(sweep, question.size, vocab_size)
+    batch_size = sweep.batch_size(question.budget)
+    steps = full.steps(question.budget, batch_size, sweep.convention)
+    reports = {max(1, round(share * steps)) for share in sweep.report_fractions}
+    return Trial(
+        question=question,
+        shape=full,
+        batch_size=batch_size,
+        steps=steps,
+        flops_per_step=full.flops_per_step(batch_size, sweep.convention),
+        report_steps=tuple(sorted(reports)),
+    )
+
+
+def ladder(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
+    """The whole ladder, fewest weights first: as written, or built around the predicted optima."""
+    sizes = sweep.shapes.ladder or _built(sweep, vocab_size)
+    return tuple(
+        sorted(sizes, key=lambda size: shape(sweep, size, vocab_size).params_non_embedding)
+    )
+
+
+def window(
+    sweep: Sweep, budget: float, vocab_size: int, n_opt: float | None = None
+) -> tuple[Size, ...]:
+    """The sizes of the ladder to try at `budget`: `per_budget` of them around the optimum.
+
+    Args:
+        sweep: whose ladder it is.
+        budget: FLOP.
+        vocab_size: distinct tokens.
+        n_opt: predicted optimum, non-embedding weights; left out: where `tokens_per_param` puts it.
+    """
+    sizes = ladder(sweep, vocab_size)
+    count = sweep.shapes.per_budget or len(sizes)
+    center = min(range(len(sizes)), key=lambda i: _off(sweep, budget, sizes[i], vocab_size, n_opt))
+    first = min(max(0, center - count // 2), max(0, len(sizes) - count))
+    return sizes[first : first + count]
+
+
+def rates(sweep: Sweep, count: int) -> tuple[float, ...]:
+    """`count` learning rates evenly spaced in log space, inside the range, none on its edge."""
+    low, high = (math.log(rate) for rate in sweep.search.learning_rate)
+    return tuple(math.exp(low + (high - low) * (i + 0.5) / count) for i in range(count))
+
+
+def config_hash(sweep: Sweep, trial: Trial, provenance: dict[str, str]) -> str:
+    """Stands for everything a row is a function of: configuration, seed, data, precision."""
+    settings = sweep.law if sweep.backend == "law" else sweep.training
+    asked = (
+        trial.question.budget, trial.question.learning_rate, trial.question.seed, trial.shape,
+        trial.batch_size, trial.steps, trial.report_steps, sweep.backend, sweep.convention,
+        sweep.data.held_out_tokens, settings.model_dump(mode="json", exclude={"batch_size"}),
+        provenance,
+    )  # fmt: skip
+    return digest([repr(part) for part in asked])
+
+
+def _off(sweep: Sweep, budget: float, size: Size, vocab_size: int, n_opt: float | None) -> float:
+    """How far, in log N, a shape is from the predicted optimum of a budget."""
+    full = shape(sweep, size, vocab_size)
+    if n_opt is not None:
+        return abs(math.log(full.params_non_embedding / n_opt))
+    tokens = budget / full.flops_per_token(sweep.convention)
+    ratio = tokens / full.params_non_embedding
+    # At fixed compute tokens / N falls with the square of N.
+    return abs(math.log(ratio / sweep.shapes.tokens_per_param)) / 2
+
+
+SPREAD = 8.0
+"""A built ladder reaches this factor in N below and above the predicted optima."""
+STEP = 1.4
+"""Smallest ratio of N between neighbours of a built ladder."""
+ASPECT = 64
+"""Width to depth of a built ladder: GPT-3 small, 768 / 12 (arXiv 2005.14165, table 2.1)."""
+
+
+def _built(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
+    low, high = (_guess(sweep, budget) for budget in (sweep.budgets[0], sweep.budgets[-1]))
+    sizes: list[Size] = []
+    last = 0.0
+    for width in _widths(sweep.shapes.head_size):
+        size = (max(1, round(width / ASPECT)), width)
+        params = shape(sweep, size, vocab_size).params_non_embedding
+        if params > high * SPREAD and len(sizes) >= 3:
+            break
+        if params >= low / SPREAD and params >= last * STEP:
+            sizes.append(size)
+            last = params
+    return tuple(sizes)
+
+
+def _guess(sweep: Sweep, budget: float) -> float:
+    return math.sqrt(budget / (6 * sweep.shapes.tokens_per_param))
+
+
+def _widths(head_size: int) -> list[int]:
+    narrow = range(8, head_size, 8)
+    return [*narrow, *range(head_size, 1024 * head_size, head_size)]

@@ -1,0 +1,156 @@
+"""Where a sweep stands, from its folder alone; and that, shown while it runs. Needs no torch."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from tuner import plan, space
+from tuner.config import ConfigError, Sweep, load
+from tuner.ledger import Ledger, Record
+from tuner.provenance import Provenance, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetStatus:
+    """One budget's trials."""
+
+    budget: float
+    """FLOP."""
+    planned: int
+    completed: int
+    pruned: int
+    failed: int
+    running: int
+    waiting: int
+    charged: int
+    """FLOP."""
+    best_loss: float | None
+    """Nat/token."""
+    best_size: space.Size | None
+    """(num_layers, d_model)."""
+    best_learning_rate: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStatus:
+    """The whole sweep."""
+
+    name: str
+    budgets: tuple[BudgetStatus, ...]
+    cap: float
+    """FLOP."""
+    charged: int
+    """FLOP."""
+    reserved: int
+    """FLOP, of running trials."""
+    seconds: float
+    """Training time of all trials together."""
+
+    @property
+    def ended(self) -> int:
+        """Trials that are over."""
+        return sum(b.completed + b.pruned + b.failed for b in self.budgets)
+
+    @property
+    def failed(self) -> int:
+        """Trials that failed."""
+        return sum(b.failed for b in self.budgets)
+
+    @property
+    def planned(self) -> int:
+        """Trials planned, those of extensions counted as they are added."""
+        return sum(b.planned for b in self.budgets)
+
+    def to_dict(self) -> dict[str, object]:
+        """Every number the table shows."""
+        return asdict(self) | {"ended": self.ended, "planned": self.planned}
+
+    def line(self) -> str:
+        """One line for a log."""
+        running = sum(b.running for b in self.budgets)
+        return (
+            f"{self.name}: {self.ended}/{self.planned} trials ended, {running} running, "
+            f"{self.charged:.3g} of {self.cap:.3g} FLOP spent"
+        )
+
+
+def of_folder(folder: Path) -> SweepStatus:
+    """The status of the sweep in `folder`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    sweep, ledger, _ = open_folder(folder)
+    status = of(sweep, ledger)
+    ledger.close()
+    return status
+
+
+def open_folder(folder: Path) -> tuple[Sweep, Ledger, Provenance]:
+    """The sweep in `folder`, its ledger and what was settled before its first trial.
+
+    Raises:
+        ConfigError: there is none, or it never began.
+    """
+    path = folder / "ledger.db"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no sweep here (no ledger.db); name a sweep's folder")
+    ledger = Ledger(path)
+    provenance = read(ledger)
+    if provenance is None:
+        raise ConfigError(f"{folder}: the sweep never began; start it with: isoflop run")
+    return load(folder / "sweep.toml"), ledger, provenance
+
+
+def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
+    """The status a ledger shows."""
+    by_budget: dict[float, list[Record]] = {b.budget: [] for b in plan.plan(sweep).budgets}
+    for record in ledger.records():
+        by_budget[record.question.budget].append(record)
+    planned = {b.budget: b.trials for b in plan.plan(sweep).budgets}
+    budgets = tuple(_budget(b, planned[b], records, ledger) for b, records in by_budget.items())
+    records = [record for some in by_budget.values() for record in some]
+    lasts = [ledger.last(record.key) for record in records]
+    return SweepStatus(
+        name=sweep.name,
+        budgets=budgets,
+        cap=plan.plan(sweep).cap,
+        charged=sum(r.charged for r in records),
+        reserved=sum(r.reserved for r in records),
+        seconds=sum(last.seconds for last in lasts if last),
+    )
+
+
+def _budget(budget: float, planned: int, records: list[Record], ledger: Ledger) -> BudgetStatus:
+    counts = {name: sum(r.status == name for r in records) for name in _SHOWN}
+    done = [(ledger.last(r.key), r) for r in records if r.status == "completed"]
+    best = min(((p.loss, r) for p, r in done if p), key=lambda pair: pair[0], default=None)
+    return BudgetStatus(
+        budget=budget,
+        planned=max(planned, len(records)),
+        charged=sum(r.charged for r in records),
+        best_loss=best[0] if best else None,
+        best_size=best[1].question.size if best else None,
+        best_learning_rate=best[1].question.learning_rate if best else None,
+        **counts,
+    )
+
+
+_SHOWN = ("completed", "pruned", "failed", "running", "waiting")
+
+
+def table(status: SweepStatus) -> Table:
+    """The status as a table for a terminal."""
+    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP"
+    shown = Table(title=title, title_justify="left")
+    for heading in ("budget", "planned", *_SHOWN, "FLOP", "best loss", "size", "rate"):
+        shown.add_column(heading, justify="right")
+    for b in status.budgets:
+        counts = [str(getattr(b, name)) for name in ("planned", *_SHOWN)]
+        best = ["", "", ""]
+        if b.best_loss is not None and b.best_size is not None:
+            best = [f"{b.best_loss:.4f}", f"{b.best_size[0]}x{b.best_size[1]}"]
+            best.append(f"{b.best_learning_rate:.3g}")
+        shown.add_row(f"{b.budget:g}", *counts, f"{b.charged:.3g}", *best)
+    return shown

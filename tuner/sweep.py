@@ -1,0 +1,261 @@
+"""Wires the engine to Ray Tune: one experiment for the whole sweep. Run it, or go on with it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import ray
+import tomli_w
+from filelock import FileLock, Timeout
+from ray import tune
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from data.corpus import Corpus
+from data.prepare import prepare
+from model.progress import Progress
+from tuner import plan, space, trainable
+from tuner import provenance as provenances
+from tuner.backends.contract import Job
+from tuner.config import ConfigError, Sweep
+from tuner.engine import Engine, Nothing
+from tuner.export import export
+from tuner.ledger import Ledger
+from tuner.provenance import Provenance
+from tuner.search import Studies
+from tuner.tensorboard import TensorBoard
+from tuner.watch import Unsaved, Watcher
+
+_PROGRESS = [field.name for field in fields(Progress)]
+
+
+def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
+    """Run a sweep in `folder`, or go on with the one that is there, until nothing is left to do.
+
+    Args:
+        sweep: what to run; on a folder that holds a sweep, the same.
+        folder: everything is written here.
+        address: of a running Ray cluster; None starts Ray on this machine.
+
+    Raises:
+        ConfigError: the folder holds another sweep, or another process works in it.
+        CorpusError: the corpus cannot be read or made.
+    """
+    with _alone(folder):
+        write(sweep, folder)
+        ledger = Ledger(folder / "ledger.db")
+        corpus = _corpus(sweep, folder)
+        provenance = provenances.settle(ledger, _provenance(sweep, corpus))
+        studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
+        engine = Engine(sweep, ledger, studies, cap=plan.plan(sweep).cap)
+        job = Job(
+            sweep=sweep,
+            vocab_size=provenance.vocab_size,
+            corpus=None if corpus is None else corpus.folder.resolve(),
+            checkpoints=(folder / "checkpoints").resolve(),
+            peak_flops=provenance.peak_flops,
+        )
+        with _ray(sweep, address):
+            _fit(engine, job, folder, provenance)
+        export(folder, sweep, ledger, provenance)
+        ledger.close()
+
+
+def write(sweep: Sweep, folder: Path) -> None:
+    """Write the sweep's file into its folder, or check that the same stands there.
+
+    Raises:
+        ConfigError: another sweep stands there.
+    """
+    path = folder / "sweep.toml"
+    text = tomli_w.dumps(sweep.model_dump(mode="json", exclude_none=True))
+    if path.exists() and path.read_text() != text:
+        raise ConfigError(f"{path}: the folder holds another sweep; name another with --dir")
+    path.write_text(text)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"{folder}: another process is running this sweep") from None
+
+
+def _corpus(sweep: Sweep, folder: Path) -> Corpus | None:
+    if sweep.backend != "train":
+        return None
+    return prepare(sweep.data.source, folder.parent / "corpora", tokenizer=sweep.data.tokenizer)
+
+
+def _provenance(sweep: Sweep, corpus: Corpus | None) -> Provenance:
+    return Provenance(
+        commit=provenances.commit(),
+        torch=provenances.version("torch"),
+        corpus=corpus.fingerprint if corpus else "",
+        tokenizer=corpus.tokenizer if corpus else "",
+        vocab_size=corpus.vocab_size if corpus else plan.vocabulary(sweep),
+        train_tokens=corpus.train_tokens if corpus else 0,
+        bytes_per_token=corpus.bytes_per_token if corpus else 0.0,
+        peak_flops=0.0,
+    )
+
+
+@contextmanager
+def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
+    """A Ray to run on: the one that runs already, the one at `address`, or one of our own."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own: dict[str, Any] = {}
+    if address is None:
+        slots, each = sweep.resources.slots, sweep.resources.cpus_per_trial
+        own = {
+            "num_cpus": max(1, round(slots * each)) if slots else None,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None:
+    # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    resources = engine.sweep.resources
+    driver = Driver(engine)
+
+    def write_table() -> None:
+        export(folder, engine.sweep, engine.ledger, provenance)
+
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(trainable.run_trial, job=job),
+            {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+        ),
+        tune_config=TuneConfig(
+            metric="loss",
+            mode="min",
+            num_samples=-1,
+            search_alg=driver.searcher,
+            scheduler=driver.scheduler,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder.resolve()),
+            verbose=0,
+            callbacks=[
+                tune.logger.JsonLoggerCallback(),
+                _Deaths(driver),
+                TensorBoard(folder / "tensorboard"),
+                Watcher(engine, folder / "log.txt", write_table),
+            ],
+            failure_config=FailureConfig(max_failures=0),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    tuner.fit()
+
+
+def _folder_name(trial: RayTrial) -> str:
+    return f"{trial.config['key']}-{trial.trial_id}"
+
+
+class Driver(Unsaved):
+    """The engine in Ray's terms. Retries are the engine's, so a trial may be several Ray trials."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.keys: dict[str, str] = {}
+        self.searcher = _Searcher(self)
+        self.scheduler = _Scheduler(self)
+
+
+class _Searcher(Searcher):
+    """Asks the engine for the next trial."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(metric="loss", mode="min")
+        self.driver = driver
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config; None to wait; FINISHED at the end."""
+        trial = self.driver.engine.ask()
+        if trial is Nothing.LEFT:
+            return Searcher.FINISHED
+        if isinstance(trial, Nothing):
+            return None
+        self.driver.keys[trial_id] = trial.key
+        return {
+            "key": trial.key,
+            "asked": asdict(trial.question),
+            **_shown(trial),
+        }
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: the scheduler has heard it already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write an empty file: the state is in the ledger."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to read."""
+
+
+def _shown(trial: space.Trial) -> dict[str, float | int]:
+    return {
+        "d_model": trial.shape.d_model,
+        "num_layers": trial.shape.num_layers,
+        "params": trial.shape.params,
+        "batch_size": trial.batch_size,
+    }
+
+
+class _Scheduler(FIFOScheduler):
+    """Tells the engine what trials report, and stops those that do not go on."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self.driver = driver
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        """Enter an evaluation; stop the trial if the engine says so."""
+        progress = Progress(**{name: result[name] for name in _PROGRESS})
+        device = {name: result[name] for name in ("device", "peak_flops")}
+        goes_on = self.driver.engine.report(result["key"], progress, device)
+        # A final report's function returns by itself, and its actor is used again at once.
+        return self.CONTINUE if goes_on or progress.final else self.STOP
+
+
+class _Deaths(Callback):
+    """Hands dead trials back to the engine, with what is known of their end."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def on_trial_error(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        """Let the trial wait for another attempt."""
+        error = trial.get_error()
+        lines = str(error or "").strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[-1]}" if lines else "its worker died"
+        self.driver.engine.fail(self.driver.keys[trial.trial_id], reason)

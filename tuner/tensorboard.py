@@ -1,0 +1,55 @@
+"""TensorBoard logs of a sweep, written where they are read: one run a trial, x axis tokens."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial as RayTrial
+from tensorboardX import SummaryWriter
+
+SCALARS = ("loss", "train_loss", "learning_rate", "tokens_per_second", "mfu", "flops")
+
+
+class TensorBoard(Callback):
+    """Writes each report of each trial into `folder/<trial>`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[RayTrial],
+        trial: RayTrial,
+        result: Mapping[str, Any],
+        **info: Any,
+    ) -> None:
+        """Write a report."""
+        key = result["key"]
+        if key not in self._writers:
+            self._writers[key] = SummaryWriter(str(self.folder / key))
+        writer = self._writers[key]
+        for name in SCALARS:
+            writer.add_scalar(name, float(result[name]), global_step=result["tokens"])
+        writer.flush()
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        """Write what was asked beside what came of it, and close the run."""
+        key = trial.config["key"]
+        writer = self._writers.pop(key, None)
+        if writer is None:
+            return
+        asked = trial.config["asked"]
+        hparams = {name: value for name, value in trial.config.items() if name != "asked"}
+        hparams |= {"budget": asked["budget"], "learning_rate": asked["learning_rate"]}
+        writer.add_hparams(hparams, {"final_loss": float(trial.last_result["loss"])}, name=".")
+        writer.close()
+
+    def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
+        """Close what is open."""
+        for writer in self._writers.values():
+            writer.close()
