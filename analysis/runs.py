@@ -1,11 +1,21 @@
-"""The run table: its columns, their units, and how it is written. One row a logical trial."""
+"""The run table: its columns, their units, how it is written and read. One row a logical trial."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import pandas as pd
+
+from analysis import tables
+from analysis.tables import Count, Dropped, FlopCount, RunTableError
+
+__all__ = [
+    "COLUMNS", "CURVE_COLUMNS", "REQUIRED", "VOLATILE", "Column", "Dropped", "RunTableError",
+    "Runs", "frame", "read", "write",
+]  # fmt: skip
 
 Kind = Literal["text", "int", "float", "time"]
 
@@ -46,13 +56,16 @@ COLUMNS: tuple[Column, ...] = (
         "float", "", weight_decay="decoupled decay", warmup="share of the run spent warming up",
     ),
     *_columns(
-        "text", "", schedule="shape of the rate after warm-up", optimizer="name", dtype="of matmuls",
-        backend="what spent the FLOPs",
+        "text", "", schedule="shape of the rate after warm-up", optimizer="name",
+        dtype="of matmuls", backend="what spent the FLOPs",
+    ),
+    # A float, because a trial may pass 2**63; steps, batch and flops_per_token give it exactly.
+    *_columns(
+        "float", "FLOP", flops="spent by the run that reached this row, never above budget",
+        flops_charged="booked in the ledger, retries included",
     ),
     *_columns(
-        "int", "FLOP", flops="spent by the run that reached this row, never above budget",
-        flops_charged="booked in the ledger, retries included",
-        flops_per_token="training, forward and backward, by the sweep's convention",
+        "int", "FLOP", flops_per_token="training, forward and backward, by the sweep's convention",
     ),
     *_columns("int", "token", tokens="training tokens seen, repeats counted"),
     *_columns("float", "", epochs="tokens over the training split's length"),
@@ -62,8 +75,8 @@ COLUMNS: tuple[Column, ...] = (
     *_columns("float", "", mfu="share of the device's measured peak"),
     *_columns("text", "", device="what it ran on"),
     *_columns(
-        "float", "nat/token", loss="held-out cross-entropy at the end", loss_se="its standard error",
-        train_loss="mean training loss since the last evaluation",
+        "float", "nat/token", loss="held-out cross-entropy at the end",
+        loss_se="its standard error", train_loss="mean training loss since the last evaluation",
     ),
     *_columns("float", "bit/byte", bpb="held-out loss per byte of text"),
     *_columns(
@@ -78,7 +91,7 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     *_columns("text", "", trial="key of the logical trial"),
     *_columns("int", "", step="optimizer steps done"),
     *_columns("int", "token", tokens="training tokens seen"),
-    *_columns("int", "FLOP", flops="spent so far"),
+    *_columns("float", "FLOP", flops="spent so far"),
     *_columns("float", "nat/token", loss="held-out cross-entropy"),
     *_columns("float", "", learning_rate="rate of the last step"),
 )
@@ -93,7 +106,7 @@ _DTYPES = {"text": "string", "int": "Int64", "float": "float64", "time": "dateti
 
 
 def frame(rows: list[dict[str, object]], columns: tuple[Column, ...] = COLUMNS) -> pd.DataFrame:
-    """Rows as a table with every column present, in order, in its type; unknown keys are an error."""
+    """Rows as a table: every column present, in order, in its type; unknown keys are an error."""
     names = [column.name for column in columns]
     unknown = {key for row in rows for key in row} - set(names)
     if unknown:
@@ -110,3 +123,75 @@ def write(table: pd.DataFrame, path: Path) -> None:
     else:
         table.to_csv(temporary, index=False)
     temporary.replace(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Runs ready to be fitted. Build one with `read` or `Runs.of`."""
+
+    table: pd.DataFrame
+    """Completed runs, one a row: `budget params tokens loss` as floats, in FLOP, weights, tokens
+    and nat/token, and whatever else the file had. `params` is N by the convention `count` (the
+    total is `params_total` then); `row` is the row of the file, counted from 1."""
+    trials: pd.DataFrame
+    """Every row as it was read, pruned and failed ones too, under our column names."""
+    dropped: tuple[Dropped, ...] = ()
+    """Rows that no fit sees, each with its reason."""
+    source: str = ""
+    """Where the runs came from, as the person named it."""
+    curves: pd.DataFrame | None = None
+    """Training curves (`CURVE_COLUMNS`) where there are any."""
+    count: Count = "as given"
+    """Which weights N counts."""
+    flops: FlopCount = "budget"
+    """What `budget` means: as in the file, or re-keyed as 6 N D or as the FLOPs really spent."""
+
+    @classmethod
+    def of(
+        cls,
+        table: pd.DataFrame,
+        *,
+        source: str = "a table",
+        curves: pd.DataFrame | None = None,
+        column_map: Mapping[str, str] = MappingProxyType({}),
+    ) -> "Runs":
+        """Runs from a table in memory, checked as `read` checks a file.
+
+        Raises:
+            RunTableError: with all faults.
+        """
+        trials = tables.named(table, column_map, source)
+        own = tables.is_ours(trials)
+        usable, dropped = tables.usable(trials, source)
+        if own:
+            usable = tables.counted(usable, "non_embedding")
+        return cls(
+            table=usable, trials=trials, dropped=dropped, source=source, curves=curves,
+            count="non_embedding" if own else "as given",
+        )  # fmt: skip
+
+    def with_convention(self, count: Count, *, flops: FlopCount = "budget") -> "Runs":
+        """The same runs with another N and another C.
+
+        `budget` stays the key of an isoFLOP profile; under `6ND` and `exact` each profile's
+        `budget` becomes the geometric mean of what its runs spent by that count.
+
+        Raises:
+            RunTableError: the table lacks the counts (`params_embedding`, `params_head`, `flops`).
+        """
+        table = tables.counted(self.table, count)
+        return replace(self, table=tables.rekeyed(table, flops), count=count, flops=flops)
+
+
+def read(path: Path, *, column_map: Mapping[str, str] = MappingProxyType({})) -> Runs:
+    """Read runs from a sweep's folder, or a file: .parquet, .csv, .json (array of objects), .jsonl.
+
+    `column_map` gives their column names for ours (`{"their_loss": "loss"}`), beyond the aliases of
+    `analysis.tables.ALIASES`. Any two of `budget params tokens` give the third by C = 6 N D.
+
+    Raises:
+        RunTableError: with all faults.
+    """
+    table_path, curves_path = tables.locate(path)
+    curves = tables.load(curves_path) if curves_path is not None else None
+    return Runs.of(tables.load(table_path), source=str(path), curves=curves, column_map=column_map)
