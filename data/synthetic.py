@@ -69,6 +69,11 @@ class Zipf2:
         after_two = rng.standard_normal((size, size, size), np.float32)
         return np.argsort(common + after_one + after_two, axis=-1).astype(np.uint8)
 
+    @cached_property
+    def _rank(self) -> NDArray[np.int64]:
+        """The rank of each token after each two tokens: the inverse of `ranking`."""
+        return np.argsort(self.ranking, axis=-1)
+
     def documents(self) -> Iterator[NDArray[np.uint8]]:
         """Documents of shape (DOCUMENT_TOKENS,), the last perhaps shorter.
 
@@ -86,8 +91,7 @@ class Zipf2:
     def surprisal(self, document: NDArray[np.uint8]) -> NDArray[np.float64]:
         """What the source itself gives each token of a document, nat. Shape (tokens,)."""
         padded = np.concatenate([[0, 0], document])
-        rank_of = np.argsort(self.ranking, axis=-1)
-        return -np.log(self.law[rank_of[padded[:-2], padded[1:-1], padded[2:]]])
+        return -np.log(self.law[self._rank[padded[:-2], padded[1:-1], padded[2:]]])
 
     def _draw(self, block: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng([self.seed, 1, block])

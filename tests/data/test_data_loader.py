@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.corpus import Corpus, CorpusError
+from data.loader import Loader, Windows, held_out_batches, permute
+from data.shards import SplitWriter
+
+
+def counting_corpus(folder, train=10_000, held_out=2_000, shard_tokens=1 << 20):
+    """Token i of each split is i: a window shows where it was read."""
+    splits = {}
+    for name, length in (("train", train), ("held_out", held_out)):
+        writer = SplitWriter(folder, name, vocab_size=1 << 20, shard_tokens=shard_tokens)
+        writer.add(np.arange(length, dtype=np.uint32), length)
+        splits[name] = writer.close()
+    return Corpus(
+        folder=folder, source="counting", tokenizer_name="byte", tokenizer_fingerprint="0",
+        vocab_size=1 << 20, **splits,
+    )  # fmt: skip
+
+
+@given(count=st.integers(1, 5000), seed=st.integers(0, 2**32))
+def test_permute_is_a_bijection(count, seed):
+    keys = np.random.SeedSequence(seed).generate_state(8, np.uint64)
+    assert np.array_equal(np.sort(permute(np.arange(count), count, keys)), np.arange(count))
+
+
+def test_permute_looks_random():
+    """Neighbours are sent independently of each other and of where they stood."""
+    count = 10_000
+    keys = np.random.SeedSequence(7).generate_state(8, np.uint64)
+    sent = permute(np.arange(count), count, keys)
+    bound = 4 / np.sqrt(count)
+    assert abs(np.corrcoef(sent, np.arange(count))[0, 1]) < bound
+    assert abs(np.corrcoef(sent[1:], sent[:-1])[0, 1]) < bound
+    cells, _, _ = np.histogram2d(np.arange(count), sent, bins=10)
+    assert abs(((cells - 100) ** 2 / 100).sum() - 81) < 4 * np.sqrt(2 * 81)
+
+
+def test_permute_needs_no_memory_for_a_huge_corpus():
+    keys = np.random.SeedSequence(1).generate_state(8, np.uint64)
+    sent = permute(np.arange(10**12, 10**12 + 1000), 10**13, keys)
+    assert len(set(sent.tolist())) == 1000
+    assert sent.min() >= 0
+    assert sent.max() < 10**13
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+@pytest.mark.parametrize("shard_tokens", [1 << 20, 1000])
+def test_an_epoch_reads_every_window_once(tmp_path, batch_size, shard_tokens):
+    loader = Loader(counting_corpus(tmp_path, shard_tokens=shard_tokens), 16, batch_size, seed=3)
+    windows = loader.tokens_per_epoch // 16
+    steps = -(-3 * windows // batch_size)
+    starts = np.concatenate([loader.batch(step)[:, 0] for step in range(steps)])
+    for epoch in range(3):
+        assert len(set(starts[epoch * windows : (epoch + 1) * windows].tolist())) == windows
+    assert loader.tokens_per_epoch <= 10_000
+    assert loader.tokens_per_epoch > 10_000 - 2 * 16 * (10_000 // shard_tokens + 1)
+
+
+def test_a_batch_is_consecutive_tokens_within_one_shard(tmp_path):
+    loader = Loader(counting_corpus(tmp_path, shard_tokens=1000), 16, 8, seed=3)
+    for step in range(50):
+        batch = loader.batch(step)
+        assert batch.shape == (8, 17)
+        assert batch.dtype == np.int64
+        assert (np.diff(batch, axis=1) == 1).all()
+        assert (batch[:, 0] // 1000 == batch[:, -1] // 1000).all()
+
+
+def test_windows_move_from_epoch_to_epoch(tmp_path):
+    loader = Loader(counting_corpus(tmp_path), 16, 8, seed=3)
+    steps = loader.tokens_per_epoch // 16 // 8
+    offsets = {int(loader.batch(epoch * (steps + 1))[0, 0] % 16) for epoch in range(12)}
+    assert len(offsets) > 3
+
+
+@given(order=st.permutations([0, 1, 2, 17, 400, 401, 5000]), seed=st.integers(0, 99))
+def test_a_batch_is_a_function_of_seed_and_step(corpus, order, seed):
+    used, fresh = Loader(corpus, 32, 4, seed), {}
+    for step in sorted(order):
+        fresh[step] = Loader(corpus, 32, 4, seed).batch(step)
+    for step in order:
+        assert np.array_equal(used.batch(step), fresh[step])
+
+
+def test_changing_a_batch_changes_no_later_answer(corpus):
+    loader = Loader(corpus, 32, 4, 0)
+    kept = loader.batch(0).copy()
+    loader.batch(0)[:] = 0
+    assert np.array_equal(loader.batch(0), kept)
+
+
+def test_seeds_give_different_orders(corpus):
+    one, other = (Loader(corpus, 32, 4, seed).batch(0) for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_a_corpus_shorter_than_one_batch_is_refused(tmp_path):
+    corpus = counting_corpus(tmp_path, train=100)
+    with pytest.raises(CorpusError, match=r"100 training tokens give 5 windows of 16 .* takes 8"):
+        Loader(corpus, 16, 8, 0)
+
+
+def test_held_out_windows_do_not_depend_on_the_batch_size(corpus):
+    by_four, by_seven = (
+        np.concatenate(held_out_batches(corpus, 32, size, 5000)) for size in (4, 7)
+    )
+    assert np.array_equal(by_four, by_seven)
+    assert by_four.shape == (5000 // 32, 33)
+
+
+def test_held_out_windows_are_spread_over_the_whole_split(tmp_path):
+    batches = held_out_batches(counting_corpus(tmp_path), 16, 8, 320)
+    starts = np.concatenate(batches)[:, 0]
+    assert len(starts) == 20
+    assert starts[0] == 0
+    assert starts[-1] > 1800
+    assert len(set(np.diff(starts).tolist())) <= 2
+
+
+def test_held_out_batches_use_what_there_is(tmp_path):
+    batches = held_out_batches(counting_corpus(tmp_path), 16, 8, 10**9)
+    assert sum(len(batch) for batch in batches) == 2000 // 16 - 1
+
+
+@pytest.mark.parametrize(("held_out", "max_tokens"), [(20, 1000), (2000, 10)])
+def test_held_out_text_shorter_than_a_window_is_refused(tmp_path, held_out, max_tokens):
+    corpus = counting_corpus(tmp_path, held_out=held_out)
+    with pytest.raises(CorpusError, match="give no window of 16 tokens"):
+        held_out_batches(corpus, 16, 4, max_tokens)
+
+
+def test_windows_of_an_empty_shard_are_none():
+    windows = Windows([np.arange(3, dtype=np.uint8), np.arange(40, dtype=np.uint8)], 8)
+    assert windows.counts.tolist() == [0, 4]
+    assert windows.read(np.array([0, 3]))[:, 0].tolist() == [0, 24]
