@@ -285,7 +285,7 @@ def _lay_over(table: dict[str, Any], setting: str) -> None:
 
 
 def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    names = []
+    names: list[str] = []
     for name, field in section.model_fields.items():
         names.append(prefix + name)
         inner = field.annotation

@@ -5,7 +5,6 @@ Ray (`tuner.sweep`) and simulated time (`tuner.simulate`) drive the same object:
 so an engine built on the same folder after any death goes on where the other stopped.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -101,35 +100,23 @@ class Engine:
     # --- what smaller budgets teach
 
     def _window(self, budget: float) -> tuple[Size, ...]:
-        """The sizes planned at a budget: settled when first asked for, the same ever after."""
-        name = f"window {budget:g}"
-        stands = self.ledger.fact(name)
-        if stands is None:
+        """The sizes asked for at a budget: settled when first needed, the same ever after."""
+        sizes = soundness.window(self.ledger, budget)
+        if sizes is None:
             n_opt = self._predicted_n_opt(budget) if self.sweep.search.warm_start else None
             sizes = space.window(self.sweep, budget, self.vocab_size, n_opt)
-            stands = self.ledger.write_fact(name, json.dumps(sizes))
-        return tuple((layers, width) for layers, width in json.loads(stands))
+            soundness.write_window(self.ledger, budget, sizes)
+        return sizes
 
     def _extended(self, budget: float) -> tuple[Size, ...]:
         """The sizes of a budget, more of them if all ended and the minimum is not bracketed."""
-        window = self._window(budget)
         if any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
-            return window
-        grown = self.profile(budget).grown(space.ladder(self.sweep, self.vocab_size))
-        self.ledger.write_fact(f"window {budget:g}", json.dumps(grown))
-        return grown
+            return self._window(budget)
+        grown = self._profile(budget).grown(space.ladder(self.sweep, self.vocab_size))
+        return soundness.write_window(self.ledger, budget, grown)
 
-    def profile(self, budget: float) -> Profile:
-        """Loss against size at a budget, from what is completed."""
-        ended = [r for r in self.ledger.records("completed") if r.question.budget == budget]
-        losses = [(self.trial(r), self._last(r.key).loss) for r in ended]
-        return soundness.profile(budget, self._window(budget), losses)
-
-    def _last(self, key: str) -> Progress:
-        last = self.ledger.last(key)
-        if last is None:
-            raise AssertionError(f"{key} is completed without a report")
-        return last
+    def _profile(self, budget: float) -> Profile:
+        return soundness.profile(self.sweep, self.ledger, self.vocab_size, budget)
 
     def _predicted_n_opt(self, budget: float) -> float | None:
         best = self._best_below(budget)
@@ -153,7 +140,7 @@ class Engine:
     def _best_below(self, budget: float) -> Trial | None:
         """The best completed trial of the largest smaller budget whose every size has one."""
         for smaller in reversed([b for b in self.sweep.budgets if b < budget]):
-            profile = self.profile(smaller)
+            profile = self._profile(smaller)
             if profile.covered:
                 return profile.best
         return None

@@ -20,7 +20,8 @@ CURVES = "curves.parquet"
 def export(folder: Path, sweep: Sweep, ledger: Ledger, provenance: Provenance) -> pd.DataFrame:
     """Write the run table and the curves of a sweep into its folder; return the table."""
     records = ledger.records(*ENDED)
-    rows, curves = [], []
+    rows: list[dict[str, object]] = []
+    curves: list[dict[str, object]] = []
     for record in records:
         trial = space.trial(sweep, record.question, provenance.vocab_size)
         reports = ledger.reports(record.key)
@@ -65,7 +66,8 @@ def _outcome(last: Progress | None, provenance: Provenance) -> dict[str, object]
         return {"flops": 0.0, "tokens": 0, "steps": 0}
     told = not last.diverged
     return {
-        "flops": float(last.flops), "tokens": last.tokens, "steps": last.step, "seconds": last.seconds,
+        "flops": float(last.flops), "tokens": last.tokens, "steps": last.step,
+        "seconds": last.seconds,
         "epochs": last.tokens / provenance.train_tokens if provenance.train_tokens else math.nan,
         "loss": last.loss if told else math.nan, "loss_se": last.loss_se if told else math.nan,
         "train_loss": last.train_loss if told else math.nan,
@@ -87,6 +89,7 @@ def _bits_per_byte(loss: float, provenance: Provenance) -> float:
 
 def _point(key: str, progress: Progress) -> dict[str, object]:
     return {
-        "trial": key, "step": progress.step, "tokens": progress.tokens, "flops": float(progress.flops),
-        "loss": progress.loss, "learning_rate": progress.learning_rate,
+        "trial": key, "step": progress.step, "tokens": progress.tokens,
+        "flops": float(progress.flops), "loss": progress.loss,
+        "learning_rate": progress.learning_rate,
     }  # fmt: skip

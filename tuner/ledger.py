@@ -213,11 +213,10 @@ def _record(row: tuple[int, str, str, int, Status, str, int, str, str, str, str]
     number, key, question, optuna, status, reason, attempts, reserved, charged, started, device = (
         row
     )
-    asked = json.loads(question)
     return Record(
         number=number,
         key=key,
-        question=Question(**{**asked, "size": tuple(asked["size"])}),
+        question=Question.from_dict(json.loads(question)),
         optuna=optuna,
         status=status,
         reason=reason,

@@ -1,10 +1,14 @@
 """Is a budget's profile sound: is its minimum bracketed by completed sizes? Needs no ray."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tuner import space
+from tuner.config import Sweep
+from tuner.ledger import Ledger
 from tuner.space import Size, Trial
 
 MARGIN = 2
@@ -78,19 +82,50 @@ EDGE = 1.1
 """A best rate within this factor of an end of the range is on its edge."""
 
 
-def profile(
-    budget: float, window: tuple[Size, ...], completed: Sequence[tuple[Trial, float]]
-) -> Profile:
-    """The profile of `budget` from its completed trials and their losses, nat/token."""
+def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Profile:
+    """The profile of `budget` from what is completed."""
     runs: dict[tuple[Size, float], list[float]] = defaultdict(list)
-    for trial, loss in completed:
-        runs[_cell(trial)].append(loss)
+    trials: list[Trial] = []
+    for record in ledger.records("completed"):
+        last = ledger.last(record.key)
+        if record.question.budget == budget and last is not None:
+            trials.append(space.trial(sweep, record.question, vocab_size))
+            runs[_cell(trials[-1])].append(last.loss)
     means = {cell: fmean(found) for cell, found in runs.items()}
     losses: dict[Size, float] = {}
     for (size, _), loss in means.items():
         losses[size] = min(loss, losses.get(size, loss))
-    best = min((trial for trial, _ in completed), key=lambda t: means[_cell(t)], default=None)
-    return Profile(budget=budget, window=window, losses=losses, best=best)
+    best = min(trials, key=lambda trial: means[_cell(trial)], default=None)
+    return Profile(budget=budget, window=window(ledger, budget) or (), losses=losses, best=best)
+
+
+def window(ledger: Ledger, budget: float) -> tuple[Size, ...] | None:
+    """The sizes asked for at a budget; None if it was not begun."""
+    stands = ledger.fact(_window_name(budget))
+    if stands is None:
+        return None
+    return tuple((layers, width) for layers, width in json.loads(stands))
+
+
+def write_window(ledger: Ledger, budget: float, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
+    """Write down the sizes asked for at a budget; return them."""
+    ledger.write_fact(_window_name(budget), json.dumps(sizes))
+    return sizes
+
+
+def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:
+    """In words, what keeps the sweep's profiles from being trusted."""
+    return [
+        fault
+        for budget in sweep.budgets
+        for fault in profile(sweep, ledger, vocab_size, budget).faults(
+            sweep.search.learning_rate, sweep.min_steps
+        )
+    ]
+
+
+def _window_name(budget: float) -> str:
+    return f"window {budget:g}"
 
 
 def _cell(trial: Trial) -> tuple[Size, float]:

@@ -1,8 +1,10 @@
 """From a budget to what may be tried at it: a ladder of real shapes, a trial's exact steps."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Self
 
 from model.shape import Shape
 from tuner.config import Sweep, digest
@@ -24,6 +26,15 @@ class Question:
     """Counts the rates tried at this (budget, size) from 0."""
     seed: int
     """Of weights and data order."""
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """A question from its fields, `size` as any pair."""
+        layers, width = fields["size"]
+        return cls(
+            budget=fields["budget"], size=(layers, width), number=fields["number"],
+            learning_rate=fields["learning_rate"], seed=fields["seed"],
+        )  # fmt: skip
 
     @property
     def key(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import tomli_w
@@ -22,6 +22,7 @@ from data.prepare import prepare
 from model.progress import Progress
 from tuner import plan, space, trainable
 from tuner import provenance as provenances
+from tuner.attempt import checkpoint_path
 from tuner.backends.contract import Job
 from tuner.config import ConfigError, Sweep
 from tuner.engine import Engine, Nothing
@@ -31,6 +32,11 @@ from tuner.provenance import Provenance
 from tuner.search import Studies
 from tuner.tensorboard import TensorBoard
 from tuner.watch import Unsaved, Watcher
+
+
+class InterruptedSweepError(Exception):
+    """The sweep stopped before its end; what is finished is kept."""
+
 
 _PROGRESS = [field.name for field in fields(Progress)]
 
@@ -46,6 +52,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
     Raises:
         ConfigError: the folder holds another sweep, or another process works in it.
         CorpusError: the corpus cannot be read or made.
+        InterruptedSweepError: Ctrl-C was pressed; everything finished is written.
     """
     with _alone(folder):
         write(sweep, folder)
@@ -64,7 +71,10 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         with _ray(sweep, address):
             _fit(engine, job, folder, provenance)
         export(folder, sweep, ledger, provenance)
+        unfinished = ledger.records("running", "waiting")
         ledger.close()
+        if unfinished:
+            raise InterruptedSweepError(f"{len(unfinished)} trials are unfinished")
 
 
 def write(sweep: Sweep, folder: Path) -> None:
@@ -133,10 +143,10 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
 
 def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None:
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     resources = engine.sweep.resources
-    driver = Driver(engine)
+    driver = Driver(engine, job)
 
     def write_table() -> None:
         export(folder, engine.sweep, engine.ledger, provenance)
@@ -179,8 +189,9 @@ def _folder_name(trial: RayTrial) -> str:
 class Driver(Unsaved):
     """The engine in Ray's terms. Retries are the engine's, so a trial may be several Ray trials."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, job: Job) -> None:
         self.engine = engine
+        self.job = job
         self.keys: dict[str, str] = {}
         self.searcher = _Searcher(self)
         self.scheduler = _Scheduler(self)
@@ -193,11 +204,11 @@ class _Searcher(Searcher):
         super().__init__(metric="loss", mode="min")
         self.driver = driver
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's config; None to wait; FINISHED at the end."""
         trial = self.driver.engine.ask()
         if trial is Nothing.LEFT:
-            return Searcher.FINISHED
+            return cast("dict[str, Any]", Searcher.FINISHED)  # Ray's sentinel is a string
         if isinstance(trial, Nothing):
             return None
         self.driver.keys[trial_id] = trial.key
@@ -241,6 +252,8 @@ class _Scheduler(FIFOScheduler):
         progress = Progress(**{name: result[name] for name in _PROGRESS})
         device = {name: result[name] for name in ("device", "peak_flops")}
         goes_on = self.driver.engine.report(result["key"], progress, device)
+        if not goes_on:
+            checkpoint_path(self.driver.job, result["key"]).unlink(missing_ok=True)
         # A final report's function returns by itself, and its actor is used again at once.
         return self.CONTINUE if goes_on or progress.final else self.STOP
 

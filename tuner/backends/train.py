@@ -11,6 +11,7 @@ from data.loader import Loader, held_out_batches
 from model.progress import Progress
 from model.recipe import Recipe
 from model.train import Training
+from model.transformer import BasicsTransformerLM
 from tuner.backends.contract import Job
 from tuner.config import Sweep
 from tuner.space import Trial
@@ -41,6 +42,13 @@ class TrainRun:
             flops_per_step=trial.flops_per_step,
             device="cuda" if self._gpu else "cpu",
         )
+
+    @property
+    def model(self) -> BasicsTransformerLM:
+        """What is trained."""
+        model = self._training.model
+        assert isinstance(model, BasicsTransformerLM)
+        return model
 
     @property
     def device(self) -> str:

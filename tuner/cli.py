@@ -1,0 +1,442 @@
+"""The command `isoflop`, which alone sees everything. Heavy imports wait inside commands."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from analysis.runs import Runs
+    from tuner.config import Sweep
+
+OK, INCOMPLETE, YOUR_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="isoflop",
+    help="Plan one big training run from many small ones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Prepare a corpus.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+out = Console()
+talk = Console(stderr=True, soft_wrap=True, highlight=False)
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.toml", help="A sweep file.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")]
+RunTable = Annotated[
+    Path, typer.Argument(metavar="RUNS", help="A sweep's folder, or a table: CSV, JSON, Parquet.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Lay a setting over the file."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster: auto, or ray://HOST:10001.")
+]
+ColumnMap = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="THEIRS=OURS", help="What a column of the table is called."),
+]
+
+
+# --- sweeps
+
+
+@app.command()
+def plan(sweep_file: SweepFile, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Show what a sweep will do and cost at most. Spends nothing.
+
+    Example: isoflop plan tuner/sweeps/demo.toml -s search.trials=5
+    """
+    from tuner import planview
+    from tuner.config import load
+    from tuner.plan import plan as count
+
+    counted = count(load(sweep_file, settings or ()))
+    if as_json:
+        _print_json(counted.to_dict())
+    else:
+        planview.show(counted, out)
+        talk.print(f"next: isoflop run {sweep_file}")
+
+
+@app.command()
+def run(
+    sweep_file: SweepFile,
+    settings: Settings = None,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="Where to write; default runs/NAME.")
+    ] = None,
+    address: Address = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")] = False,
+) -> None:
+    """Show the plan, run the sweep, write the report.
+
+    Example: isoflop run tuner/sweeps/smoke.toml --yes
+    """
+    from tuner import planview
+    from tuner.config import load
+    from tuner.plan import plan as count
+
+    sweep = load(sweep_file, settings or ())
+    planview.show(count(sweep), talk)
+    if not yes and sys.stdin.isatty() and not typer.confirm("Start?", err=True):
+        raise typer.Exit(REFUSED)
+    _run(sweep, folder or Path("runs") / sweep.name, address)
+
+
+@app.command()
+def resume(folder: Folder, address: Address = None) -> None:
+    """Go on with a sweep that was interrupted. No finished trial runs again.
+
+    Example: isoflop resume runs/demo
+    """
+    from tuner import status as statuses
+    from tuner.config import load
+
+    statuses.of_folder(folder)
+    _run(load(folder / "sweep.toml"), folder, address)
+
+
+@app.command()
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Show where a sweep stands, from its folder alone.
+
+    Example: isoflop status runs/demo
+    """
+    from tuner import status as statuses
+
+    standing = statuses.of_folder(folder)
+    if as_json:
+        _print_json(standing.to_dict())
+    else:
+        out.print(statuses.table(standing))
+
+
+@app.command()
+def export(
+    folder: Folder,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also here: .csv or .parquet.")
+    ] = None,
+) -> None:
+    """Write the run table of a sweep from its ledger.
+
+    Example: isoflop export runs/demo -o table.csv
+    """
+    from analysis import runs
+    from tuner.export import TRIALS
+    from tuner.export import export as write
+    from tuner.status import open_folder
+
+    sweep, ledger, provenance = open_folder(folder)
+    table = write(folder, sweep, ledger, provenance)
+    paths = [folder / name for name in TRIALS]
+    if output is not None:
+        runs.write(table, output)
+        paths.append(output)
+    for path in paths:
+        out.print(str(path), soft_wrap=True)
+
+
+# --- laws
+
+
+@app.command()
+def fit(
+    runs_path: RunTable,
+    column_map: ColumnMap = None,
+    at: Annotated[
+        list[float] | None, typer.Option(help="Also give N_opt and D_opt at this budget, FLOP.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit every compute-optimal law the table supports, side by side.
+
+    Example: isoflop fit runs/demo --at 1e13
+    """
+    from analysis.fit import fit as fit_laws
+
+    runs = _read(runs_path, column_map)
+    fits = fit_laws(runs, at=at or ())
+    if as_json:
+        _print_json(fits.to_dict())
+    else:
+        out.print(fits.summary(), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    runs_path: RunTable,
+    budget: Annotated[float, typer.Option(help="Compute of the run being planned, FLOP.")],
+    column_map: ColumnMap = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what to train at a budget: N, D, shape, learning rate, batch, loss, with intervals.
+
+    Example: isoflop predict runs/demo --budget 1e13
+    """
+    from analysis.fit import fit as fit_laws
+    from analysis.predict import predict as allocate
+
+    runs = _read(runs_path, column_map)
+    prediction = allocate(runs, fit_laws(runs, at=[budget]), budget)
+    if as_json:
+        _print_json(prediction.to_dict())
+    else:
+        out.print(prediction.summary(), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs_path: RunTable,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="What the answer is for, FLOP; default ten times the largest."),
+    ] = None,
+    column_map: ColumnMap = None,
+) -> None:
+    """Write one HTML page with the answer, how sure it is, and every trial.
+
+    Example: isoflop report runs/demo -o report.html
+    """
+    inside = runs_path.is_dir()
+    path = output or (runs_path / "report.html" if inside else Path("report.html"))
+    _write_report(_read(runs_path, column_map), runs_path, path, budget)
+    out.print(str(path), soft_wrap=True)
+
+
+# --- corpora, one model, the machine
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(help="A file, folder or glob of text, or a source known by name.")
+    ],
+    tokenizer: Annotated[
+        str, typer.Option(help="byte, or bpe:SIZE trained on the source.")
+    ] = "byte",
+    folder: Annotated[Path, typer.Option("--dir", help="Where corpora lie.")] = Path(
+        "runs/corpora"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into token shards that sweeps read.
+
+    Example: isoflop data prepare python-stdlib
+    """
+    from data.prepare import prepare as make
+
+    corpus = make(source, folder, tokenizer=tokenizer)
+    facts = {
+        "folder": str(corpus.folder),
+        "fingerprint": corpus.fingerprint,
+        "tokenizer": corpus.tokenizer,
+        "vocab_size": corpus.vocab_size,
+        "train_tokens": corpus.train_tokens,
+        "held_out_tokens": corpus.held_out_tokens,
+        "bytes_per_token": corpus.bytes_per_token,
+        "entropy": corpus.entropy,
+        "notes": list(corpus.notes),
+    }
+    if as_json:
+        _print_json(facts)
+    else:
+        for name, value in facts.items():
+            out.print(f"{name:16} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check that this machine can run sweeps, and measure how fast.
+
+    Example: isoflop doctor
+    """
+    from tuner.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json({check.name: check.to_dict() for check in checks})
+    else:
+        for check in checks:
+            mark = "ok  " if check.sound else "FAIL"
+            out.print(f"{mark} {check.name:12} {check.found}", markup=False, soft_wrap=True)
+            if check.remedy:
+                out.print(f"     mend with: {check.remedy}", markup=False, soft_wrap=True)
+    if not all(check.sound for check in checks):
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def train(
+    sweep_file: SweepFile,
+    size: Annotated[str, typer.Option(help="Layers and width, e.g. 2x32.")],
+    budget: Annotated[float, typer.Option(help="FLOP.")],
+    learning_rate: Annotated[float, typer.Option(help="Peak rate.")],
+    settings: Settings = None,
+    seed: int = 0,
+    folder: Annotated[Path, typer.Option("--dir", help="The model's folder.")] = Path("runs/model"),
+) -> None:
+    """Train one model by a sweep's recipe; killed and started again, it goes on.
+
+    Example: isoflop train tuner/sweeps/smoke.toml --size 1x32 --budget 1e10 --learning-rate 0.02
+    """
+    from tuner import single
+    from tuner.config import load
+
+    sweep = load(sweep_file, [*(settings or ()), f"budgets=[{budget!r}]"])
+    for progress in single.train(sweep, size, budget, learning_rate, seed, folder):
+        talk.print(
+            f"step {progress.step}  {progress.tokens:,} tokens  {progress.flops:.3g} FLOP  "
+            f"loss {progress.loss:.4f} ± {progress.loss_se:.4f} nat/token"
+        )
+    out.print(str(folder), soft_wrap=True)
+    talk.print(f"next: isoflop generate {folder} --prompt 'def '")
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder.")],
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "\n",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: int = 0,
+) -> None:
+    """Write text with a trained model.
+
+    Example: isoflop generate runs/model --prompt 'import '
+    """
+    from tuner import single
+
+    text = single.generate(
+        folder, prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
+    )
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+# --- what several commands need
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _read(path: Path, column_map: list[str] | None) -> "Runs":
+    from analysis.runs import read
+    from tuner.config import ConfigError
+
+    pairs = [pair.partition("=") for pair in column_map or ()]
+    wrong = [theirs + equals for theirs, equals, ours in pairs if not (theirs and ours)]
+    if wrong:
+        raise ConfigError(f"--map {wrong[0]}: expected THEIRS=OURS, e.g. --map final_loss=loss")
+    return read(path, column_map={theirs: ours for theirs, _, ours in pairs})
+
+
+def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
+    """Run or go on, then fit and report; leave with the exit code that says how it went."""
+    from tuner import status as statuses
+    from tuner import sweep as sweeps
+
+    talk.print(f"writing to {folder}; watch it with: isoflop status {folder}")
+    talk.print(f"            tensorboard --logdir {folder / 'tensorboard'}")
+    with _interruptible(folder):
+        sweeps.run(sweep, folder, address=address)
+    standing = statuses.of_folder(folder)
+    talk.print(statuses.table(standing))
+    path = folder / "report.html"
+    _write_report(_read(folder, None), folder, path, sweep.target_budget)
+    out.print(str(path), soft_wrap=True)
+    if standing.failed:
+        raise typer.Exit(INCOMPLETE)
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    from tuner.sweep import InterruptedSweepError
+
+    try:
+        yield
+    except (KeyboardInterrupt, InterruptedSweepError):
+        talk.print(f"interrupted; everything finished is kept. next: isoflop resume {folder}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _write_report(runs: "Runs", source: Path, path: Path, budget: float | None) -> None:
+    from analysis import report as reports
+    from analysis.fit import fit as fit_laws
+    from analysis.predict import predict as allocate
+
+    target = budget or 10 * float(runs.table["budget"].max())
+    fits = fit_laws(runs, at=[target])
+    prediction = allocate(runs, fits, target)
+    if source.is_dir():
+        (source / "fit.json").write_text(json.dumps(fits.to_dict(), indent=1) + "\n")
+    reports.write(
+        runs, fits, prediction, path, title=f"isoflop: {source.name}", notes=_notes(source)
+    )
+    talk.print(prediction.summary(), markup=False)
+
+
+def _notes(source: Path) -> list[str]:
+    """What a sweep says of its own soundness; of another table there is nothing to say."""
+    from tuner import soundness
+    from tuner.status import open_folder
+
+    if not (source / "ledger.db").is_file():
+        return []
+    sweep, ledger, provenance = open_folder(source)
+    return soundness.faults(sweep, ledger, provenance.vocab_size)
+
+
+# --- the command itself
+
+
+def _check_names() -> None:
+    """Make sure that the folders with common names are ours, and say whose they are if not."""
+    home = Path(__file__).resolve().parent.parent
+    for name in ("analysis", "data", "model", "tuner"):
+        spec = find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent != home / name:
+            _leave(
+                f"{origin or name}: shadows isoflop's own `{name}`. "
+                "Run from another folder, or rename it",
+                YOUR_INPUT,
+            )
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        print(f"isoflop: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run the command; a person's mistake ends in one line each, not in a traceback."""
+    _check_names()
+    from data.errors import CorpusError
+    from tuner.config import ConfigError
+
+    try:
+        app()
+    except (ConfigError, CorpusError) as error:
+        _leave(str(error), YOUR_INPUT)
+    except OSError as error:
+        _leave(f"{error.filename or 'file'}: {error.strerror or error}", YOUR_INPUT)
+
+
+if __name__ == "__main__":
+    main()
