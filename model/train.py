@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TypedDict
 
 import numpy as np
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from model.backprop import Backprop, derived
 from model.optim import AdamW
 from model.parametrization import initialize
+from model.precision import onednn, onednn_keeps_float32
 from model.progress import DIVERGED_LOSS, Progress
 from model.recipe import Recipe, rate
 from model.shape import Shape
@@ -22,6 +25,9 @@ Tokens = NDArray[np.integer]
 
 WATCH = 100
 """Steps between two looks at the loss for divergence; each waits for the device."""
+
+ONEDNN_WIDTH = 64
+"""Width from which oneDNN's faster products outweigh its slower calls: measured, see README."""
 
 
 class State(TypedDict):
@@ -92,6 +98,11 @@ class Training:
         self.model = model.to(self.device)
         self.optimizer = AdamW(self.model, recipe, shape.d_model)
         self.held_out = [self._tensor(tokens) for tokens in held_out]
+        exact = recipe.dtype == "float32"
+        by_hand = exact and derived(self.model, self.device)
+        self._gradient = self._derived() if by_hand else self._autograd
+        wide = shape.d_model >= ONEDNN_WIDTH
+        self._products = onednn if by_hand and wide and onednn_keeps_float32() else nullcontext
         self._random = dropout.get_state()
         self._loss_sum = torch.zeros((), device=self.device)
         self._step = 0
@@ -141,7 +152,7 @@ class Training:
         self.model.train()
         self._loss_sum.zero_()
         self._reported = self._step
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), self._products():
             torch.set_rng_state(self._random)
             while self._step < stop:
                 tokens = self._tensor(self.batches(self._step))
@@ -154,7 +165,15 @@ class Training:
                     break
             self._random = torch.get_rng_state()
 
-    def _gradient(self, tokens: Tensor) -> Tensor:
+    def _derived(self) -> Backprop:
+        """The gradient written out, into the optimizer's buffer."""
+        names = self.optimizer.names
+        weights = [weight.detach() for weight in self.optimizer.parameters]
+        gradients = dict(zip(names, self.optimizer.gradients, strict=True))
+        named = dict(zip(names, weights, strict=True))
+        return Backprop(self.shape, self.recipe.batch_size, named, gradients)
+
+    def _autograd(self, tokens: Tensor) -> Tensor:
         """Mean loss of a batch, its gradient left in the optimizer's buffer."""
         dtype = getattr(torch, self.recipe.dtype)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):

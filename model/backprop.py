@@ -1,0 +1,260 @@
+"""Loss and gradient of the plain decoder on CPU, derived by hand: no graph, few and reused buffers.
+
+Small models spend their time between the kernels. Written out, a step needs half as many of them
+as autograd's, and gradients land where the optimizer reads them. `model.transformer` stays the
+reference: a test holds the two together. Rows are tokens, (batch · time, features).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from model.shape import Shape
+from model.transformer import EPSILON, BasicsTransformerLM
+
+aten = torch.ops.aten
+
+
+def derived(model: nn.Module, device: torch.device) -> bool:
+    """Whether `Backprop` knows the gradient of `model` and is made for `device`."""
+    if not isinstance(model, BasicsTransformerLM) or device.type != "cpu":
+        return False
+    shape = model.shape
+    plain = (shape.ffn, shape.norm, shape.positions) == ("gelu", "layernorm", "learned")
+    varied = shape.qk_norm or shape.tied_head or model.attn_pdrop or model.residual_pdrop
+    return plain and not varied
+
+
+class Part:
+    """Weights whose names begin alike, each with the place for its gradient."""
+
+    def __init__(
+        self, prefix: str, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> None:
+        self.weights = {
+            n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)
+        }
+        self.gradients = {n.removeprefix(prefix): gradients[prefix + n] for n in self.weights}
+
+    def under(self, prefix: str) -> "Part":
+        """Those of them whose names go on with `prefix`."""
+        return Part(prefix, self.weights, self.gradients)
+
+
+class Scratch:
+    """Buffers that every block overwrites."""
+
+    def __init__(self, shape: Shape, batch: int) -> None:
+        rows, heads = batch * shape.context_length, batch * shape.num_heads
+        self.batch = batch
+        self.stream = torch.empty(rows, shape.d_model)
+        self.projected = torch.empty(rows, 3 * shape.d_model)
+        self.hidden = torch.empty(rows, shape.d_ff)
+        self.scores = torch.empty(heads, shape.context_length, shape.context_length)
+        self.by_head = torch.empty(3, heads, shape.context_length, shape.head_size)
+        future = torch.full((shape.context_length, shape.context_length), -math.inf).triu(1)
+        self.mask = future.expand_as(self.scores)
+
+
+class LayerNorm:
+    """Layer normalization with a gain."""
+
+    def __init__(self, part: Part) -> None:
+        self.gain, self.gain_gradient = part.weights["weight"], part.gradients["weight"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized rows; remembers what `backward` needs."""
+        self.x = x
+        y, self.mean, self.rstd = torch.native_layer_norm(
+            x, self.gain.shape, self.gain, None, EPSILON
+        )
+        return y
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """Gradient of the input, in a tensor of its own."""
+        dx, dgain, _ = aten.native_layer_norm_backward(
+            dy, self.x, self.gain.shape, self.mean, self.rstd, self.gain, None, [True, True, False]
+        )
+        self.gain_gradient.copy_(dgain)
+        return dx
+
+
+class Attention:
+    """Causal self-attention with explicit scores: at these sizes faster than a fused kernel."""
+
+    def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
+        self.w_in, self.dw_in = part.weights["in_proj_weight"], part.gradients["in_proj_weight"]
+        self.w_out, self.dw_out = part.weights["out_proj.weight"], part.gradients["out_proj.weight"]
+        self.scratch = scratch
+        self.scale = shape.head_size**-0.5
+        self.grid = (scratch.batch, shape.context_length, -1, shape.num_heads, shape.head_size)
+        self.qkv = torch.empty_like(scratch.by_head)
+        self.chances = torch.empty_like(scratch.scores)
+        self.mixed = torch.empty_like(scratch.stream)
+
+    def _split(self, rows: Tensor, out: Tensor) -> Tensor:
+        """Rows (batch · time, parts · d_model) to (parts, batch · head, time, head_size)."""
+        parts = rows.view(self.grid).permute(2, 0, 3, 1, 4)
+        out.view(parts.shape).copy_(parts)
+        return out
+
+    def _merge(self, heads: Tensor, out: Tensor) -> Tensor:
+        """The way back."""
+        parts = out.view(self.grid).permute(2, 0, 3, 1, 4)
+        parts.copy_(heads.view(parts.shape))
+        return out
+
+    def forward(self, h: Tensor, residual: Tensor) -> Tensor:
+        """`residual` plus what attention makes of `h`."""
+        s = self.scratch
+        self.h = h
+        q, k, v = self._split(torch.mm(h, self.w_in.t(), out=s.projected), self.qkv)
+        torch.baddbmm(s.mask, q, k.transpose(1, 2), alpha=self.scale, out=s.scores)
+        torch.softmax(s.scores, -1, out=self.chances)
+        self._merge(torch.bmm(self.chances, v, out=s.by_head[0]), self.mixed)
+        return torch.addmm(residual, self.mixed, self.w_out.t())
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """Gradient of `h`, in a scratch buffer."""
+        s = self.scratch
+        q, k, v = self.qkv
+        torch.mm(dy.t(), self.mixed, out=self.dw_out)
+        dmixed = self._split(torch.mm(dy, self.w_out, out=s.stream), s.by_head[:1])[0]
+        torch.bmm(dmixed, v.transpose(1, 2), out=s.scores)
+        torch.bmm(self.chances.transpose(1, 2), dmixed, out=s.by_head[2])
+        aten._softmax_backward_data.out(
+            s.scores, self.chances, -1, s.scores.dtype, grad_input=s.scores
+        )
+        for scores, other, out in ((s.scores, k, 0), (s.scores.transpose(1, 2), q, 1)):
+            grad = s.by_head[out]
+            torch.baddbmm(grad, scores, other, beta=0, alpha=self.scale, out=grad)
+        projected = self._merge(s.by_head, s.projected)
+        torch.mm(projected.t(), self.h, out=self.dw_in)
+        return torch.mm(projected, self.w_in, out=s.stream)
+
+
+class FeedForward:
+    """Two matrices with biases around a GELU."""
+
+    def __init__(self, part: Part, scratch: Scratch) -> None:
+        self.w1, self.dw1 = part.weights["w1.weight"], part.gradients["w1.weight"]
+        self.b1, self.db1 = part.weights["w1.bias"], part.gradients["w1.bias"]
+        self.w2, self.dw2 = part.weights["w2.weight"], part.gradients["w2.weight"]
+        self.b2, self.db2 = part.weights["w2.bias"], part.gradients["w2.bias"]
+        self.scratch = scratch
+        self.before = torch.empty_like(scratch.hidden)
+        self.after = torch.empty_like(scratch.hidden)
+
+    def forward(self, h: Tensor, residual: Tensor) -> Tensor:
+        """`residual` plus what the two matrices make of `h`."""
+        self.h = h
+        torch.addmm(self.b1, h, self.w1.t(), out=self.before)
+        aten.gelu.out(self.before, out=self.after)
+        return torch.addmm(residual, self.after, self.w2.t()).add_(self.b2)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """Gradient of `h`, in a scratch buffer."""
+        hidden = self.scratch.hidden
+        torch.sum(dy, 0, out=self.db2)
+        torch.mm(dy.t(), self.after, out=self.dw2)
+        torch.mm(dy, self.w2, out=hidden)
+        aten.gelu_backward.grad_input(hidden, self.before, grad_input=hidden)
+        torch.sum(hidden, 0, out=self.db1)
+        torch.mm(hidden.t(), self.h, out=self.dw1)
+        return torch.mm(hidden, self.w1, out=self.scratch.stream)
+
+
+class Block:
+    """Attention, then feed-forward, each behind its norm and added to the stream."""
+
+    def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
+        self.ln1 = LayerNorm(part.under("ln1."))
+        self.attn = Attention(part.under("attn."), shape, scratch)
+        self.ln2 = LayerNorm(part.under("ln2."))
+        self.ffn = FeedForward(part.under("ffn."), scratch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The stream after the block."""
+        x = self.attn.forward(self.ln1.forward(x), x)
+        return self.ffn.forward(self.ln2.forward(x), x)
+
+    def backward(self, dx: Tensor) -> Tensor:
+        """Gradient of the stream before the block, in the tensor that held the one after it."""
+        dx += self.ln2.backward(self.ffn.backward(dx))
+        dx += self.ln1.backward(self.attn.backward(dx))
+        return dx
+
+
+class Head:
+    """The output projection and the mean cross-entropy of its softmax."""
+
+    def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
+        self.w, self.dw = part.weights["weight"], part.gradients["weight"]
+        self.scratch = scratch
+        self.logits = torch.empty(len(scratch.stream), shape.vocab_size)
+        self.chances = torch.empty_like(self.logits)
+        self.minus_one = torch.full((len(self.logits), 1), -1.0)
+
+    def forward(self, h: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss, nat; `targets` are (rows, 1)."""
+        self.h, self.targets = h, targets
+        torch.mm(h, self.w.t(), out=self.logits)
+        torch.log_softmax(self.logits, -1, out=self.chances)
+        return self.chances.gather(1, targets).mean().neg_()
+
+    def backward(self) -> Tensor:
+        """Gradient of `h`, in a scratch buffer."""
+        # A second softmax of the logits is faster than `exp` of the first: torch 2.13 on AVX-512.
+        torch.softmax(self.logits, -1, out=self.chances)
+        dlogits = self.chances.scatter_add_(1, self.targets, self.minus_one)
+        share = 1 / len(dlogits)
+        torch.addmm(self.dw, dlogits.t(), self.h, beta=0, alpha=share, out=self.dw)
+        out = self.scratch.stream
+        return torch.addmm(out, dlogits, self.w, beta=0, alpha=share, out=out)
+
+
+class Backprop:
+    """Forward and backward of one plain decoder at one batch size.
+
+    Args:
+        shape: of the decoder, plain: see `derived`.
+        batch: sequences, each of the whole context.
+        weights: of the decoder by name; read at every call.
+        gradients: where to write theirs, by the same names.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        batch: int,
+        weights: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> None:
+        scratch = Scratch(shape, batch)
+        whole = Part("", weights, gradients)
+        self.grid = (batch, shape.context_length, shape.d_model)
+        self.tokens = whole.under("token_embeddings.")
+        self.positions = whole.under("position_embeddings.")
+        self.blocks = [
+            Block(whole.under(f"layers.{i}."), shape, scratch) for i in range(shape.num_layers)
+        ]
+        self.ln_final = LayerNorm(whole.under("ln_final."))
+        self.head = Head(whole.under("lm_head."), shape, scratch)
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Mean loss on `tokens` (batch, context_length + 1), nat; leaves its gradient."""
+        inputs = tokens[:, :-1].reshape(-1)
+        x = torch.embedding(self.tokens.weights["weight"], inputs)
+        x.view(self.grid).add_(self.positions.weights["weight"])
+        for block in self.blocks:
+            x = block.forward(x)
+        loss = self.head.forward(self.ln_final.forward(x), tokens[:, 1:].reshape(-1, 1))
+        dx = self.ln_final.backward(self.head.backward())
+        for block in reversed(self.blocks):
+            dx = block.backward(dx)
+        torch.sum(dx.view(self.grid), 0, out=self.positions.gradients["weight"])
+        self.tokens.gradients["weight"].zero_().index_add_(0, inputs, dx)
+        return loss
