@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -264,8 +265,7 @@ def parse(table: dict[str, Any], *, place: str) -> Sweep:
     try:
         return Sweep.model_validate(table)
     except ValidationError as error:
-        faults = (_fault(place, dict(fault)) for fault in error.errors())
-        raise ConfigError("\n".join(dict.fromkeys(faults))) from None
+        raise ConfigError("\n".join(_faults(place, error))) from None
 
 
 def _lay_over(table: dict[str, Any], setting: str) -> None:
@@ -294,24 +294,44 @@ def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
-def _fault(place: str, fault: dict[str, Any]) -> str:
-    # A location names union members too ("float", "tuple[...]"): keep what a person wrote.
-    known = {part for key in _keys(Sweep) for part in key.split(".")}
-    parts = [str(part) for part in fault["loc"]]
-    key = ".".join(part for part in parts if part in known or part.isdigit())
+def _faults(place: str, error: ValidationError) -> list[str]:
+    """One line a fault; of a value wrong in several ways the most precise one."""
+    by_key: dict[str, str] = {}
+    for fault in error.errors():
+        key = _key(fault["loc"])
+        by_key.setdefault(key, f"{place}: {_told(key, dict(fault))}")
+    deeper = {key.rpartition(".")[0] for key in by_key if key.rpartition(".")[2].isdigit()}
+    return [line for key, line in by_key.items() if key not in deeper]
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """The key a person wrote: pydantic's location also names members of unions and types."""
+    parts = [str(part) for part in location]
+    return ".".join(part for part in parts if not _TYPE.match(part))
+
+
+_TYPE = re.compile(r"(constrained-)?(int|float|tuple)(\[.*)?$")
+
+
+def _told(key: str, fault: dict[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
-        key = ".".join(parts)
-        near = difflib.get_close_matches(key, _keys(Sweep), n=1, cutoff=0.6)
-        near = near or [k for k in _keys(Sweep) if k.split(".")[-1] == parts[-1]]
-        hint = f" Did you mean `{near[0]}`?" if near else " Remove it."
-        return f"{place}: unknown key `{key}`.{hint}"
+        return f"unknown key `{key}`.{_near(key)}"
     if fault["type"] == "missing":
-        return f"{place}: `{key}` is missing. Add it, e.g. {_EXAMPLES.get(key, f'{key} = …')}"
+        return f"`{key}` is missing. Add it{_EXAMPLES.get(key, '')}"
     message = fault["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
-        return f"{place}: {f'`{key}` ' if key else ''}{message}"
-    return f"{place}: `{key}` = {json.dumps(fault['input'], default=str)}: {message}"
+        return f"{f'`{key}` ' if key else ''}{message}"
+    return f"`{key}` = {json.dumps(fault['input'], default=str)}: {message}"
 
 
-_EXAMPLES = {"name": 'name = "mine"', "budgets": "budgets = [3e10, 1e11, 3e11]"}
+def _near(key: str) -> str:
+    known = _keys(Sweep)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    near = near or [
+        name for name in known if name.split(".")[-1] == key.rsplit(".", maxsplit=1)[-1]
+    ]
+    return f" Did you mean `{near[0]}`?" if near else " Remove it."
+
+
+_EXAMPLES = {"name": ', e.g. name = "mine"', "budgets": ", e.g. budgets = [3e10, 1e11, 3e11]"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from model.progress import Progress
@@ -47,7 +47,7 @@ class Studies:
         rate = self._designed(cell) if rate is None else rate
         if rate is not None:
             fixed[RATE] = rate
-        study.sampler = self._sampler(cell.budget, len(study.get_trials(deepcopy=False)))
+        study.sampler = self._sampler(cell.budget, len(self.trials(cell.budget)))
         study.enqueue_trial(fixed, user_attrs={"trial": cell.key})
         trial = study.ask()
         trial.suggest_float(SIZE, *self._range, log=True)
@@ -67,7 +67,7 @@ class Studies:
             flops: of the whole trial.
         """
         study = self._studies[budget]
-        frozen = study.get_trials(deepcopy=False)[optuna_number]
+        frozen = self.trials(budget)[optuna_number]
         if frozen.state.is_finished():
             return
         trial = optuna.trial.Trial(study, frozen._trial_id)
@@ -81,6 +81,10 @@ class Studies:
             study.tell(optuna_number, state=TrialState.PRUNED)
         else:
             study.tell(optuna_number, state=TrialState.FAIL)
+
+    def trials(self, budget: float) -> list[FrozenTrial]:
+        """What a study knows, by Optuna number."""
+        return self._studies[budget].get_trials(deepcopy=False)
 
     def forget_unknown(self, known: set[tuple[float, int]]) -> None:
         """End the trials that a kill left in a study before the ledger knew of them."""

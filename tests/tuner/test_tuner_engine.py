@@ -1,0 +1,284 @@
+"""The engine on a law, in simulated time: what it decides, and that nothing it decided is lost."""
+
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import runs
+from tuner import plan, simulate, soundness, space
+from tuner.backends import contract
+from tuner.backends.contract import Job
+from tuner.engine import Engine, Nothing
+from tuner.export import export
+from tuner.ledger import Ledger
+from tuner.provenance import Provenance
+from tuner.search import Studies
+
+SETTLED = {
+    "search": {"sampler": "qmc", "warm_start": False, "extend": False},
+    "pruning": {"enabled": False},
+}
+
+
+def provenance(sweep):
+    return Provenance(
+        commit="c", torch="", corpus="", tokenizer="", vocab_size=plan.vocabulary(sweep),
+        train_tokens=0, bytes_per_token=0.0, peak_flops=0.0,
+    )  # fmt: skip
+
+
+def table(sweep, folder: Path) -> pd.DataFrame:
+    ledger = Ledger(folder / "ledger.db")
+    found = export(folder, sweep, ledger, provenance(sweep))
+    ledger.close()
+    return found.drop(columns=list(runs.VOLATILE))
+
+
+def engine_in(sweep, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(folder / "ledger.db")
+    studies = Studies(sweep, folder / "study.db", plan.vocabulary(sweep))
+    return Engine(sweep, ledger, studies, cap=plan.plan(sweep).cap)
+
+
+def start(engine, trial, folder):
+    job = Job(
+        sweep=engine.sweep, vocab_size=engine.vocab_size, corpus=None,
+        checkpoints=folder, peak_flops=0.0,
+    )  # fmt: skip
+    run = contract.start(job, trial)
+    last = engine.ledger.last(trial.key)
+    if last is not None:
+        run.restore({"step": last.step})
+    return iter(run)
+
+
+def drive(engine, folder, rng, *, deaths=0.0, stop_after=10**9):
+    """Run to the end, or to `stop_after` reports; trials die with probability `deaths` a report."""
+    running, reports = {}, 0
+    while reports < stop_after:
+        while len(running) < 3:
+            trial = engine.ask()
+            if isinstance(trial, Nothing):
+                break
+            running[trial.key] = start(engine, trial, folder)
+        if not running:
+            return
+        key = rng.choice(sorted(running))
+        assert engine.ledger.committed() <= engine.cap
+        if rng.random() < deaths:
+            del running[key]
+            engine.fail(key, "killed by the test")
+            continue
+        reports += 1
+        if not engine.report(key, next(running[key]), {"device": "law"}):
+            del running[key]
+
+
+def test_every_size_is_covered_and_every_budget_kept(small, tmp_path):
+    sweep = small(search={"trials": 4})
+    simulate.simulate(sweep, tmp_path, slots=4)
+    found = table(sweep, tmp_path)
+    for budget in sweep.budgets:
+        mine = found[found["budget"] == budget]
+        done = mine[mine["status"] == "completed"]
+        assert set(done["d_model"]) == set(mine["d_model"])
+        assert len(set(mine["d_model"])) >= 5
+        steps_worth = done["batch_size"] * done["context_length"] * done["flops_per_token"]
+        assert ((budget - steps_worth < done["flops"]) & (done["flops"] <= budget)).all()
+    pruned = found[found["status"] == "pruned"]
+    assert len(pruned)
+    assert (pruned["flops"] < pruned["budget"]).all()
+    assert pruned["reason"].str.startswith("ASHA at ").all()
+
+
+def test_the_ledger_sums_to_the_table(small, tmp_path):
+    sweep = small()
+    simulate.simulate(sweep, tmp_path, slots=3)
+    ledger = Ledger(tmp_path / "ledger.db")
+    found = export(tmp_path, sweep, ledger, provenance(sweep))
+    assert found["flops_charged"].sum() == ledger.charged() == ledger.committed()
+    assert ledger.charged() <= plan.plan(sweep).cap
+    ledger.close()
+
+
+def test_the_best_rate_of_the_law_is_found(small, tmp_path):
+    sweep = small(search={"trials": 6}, law={"learning_rate": 0.03, "curvature": 0.1})
+    simulate.simulate(sweep, tmp_path, slots=2)
+    found = table(sweep, tmp_path)
+    done = found[(found["status"] == "completed") & (found["budget"] == 1e14)]
+    best = done.loc[done["loss"].idxmin()]
+    assert 0.015 < best["learning_rate"] < 0.06
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random", "grid"])
+def test_every_sampler_runs_a_sweep_inside_the_range(small, tmp_path, sampler):
+    sweep = small(budgets=[1e13], search={"sampler": sampler, "trials": 4})
+    simulate.simulate(sweep, tmp_path, slots=2)
+    rates = table(sweep, tmp_path)["learning_rate"]
+    low, high = sweep.search.learning_rate
+    assert ((low <= rates) & (rates <= high)).all()
+    assert rates.nunique() >= 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_settled_sweeps_give_one_table_whatever_happens(small, tmp_path, seed):
+    sweep = small(**SETTLED, cap={"flops": 1e17})
+    simulate.simulate(sweep, tmp_path / "calm", slots=1)
+    rng = random.Random(seed)
+    stormy = tmp_path / "stormy"
+    for _ in range(4):  # the driver dies, too
+        drive(engine_in(sweep, stormy), stormy, rng, deaths=0.02, stop_after=rng.randrange(1, 30))
+    drive(engine_in(sweep, stormy), stormy, rng)
+    pd.testing.assert_frame_equal(table(sweep, stormy), table(sweep, tmp_path / "calm"))
+
+
+def test_one_slot_gives_one_table_even_when_it_learns(small, tmp_path):
+    sweep = small(search={"trials": 4})
+    simulate.simulate(sweep, tmp_path / "calm", slots=1)
+    stormy = tmp_path / "stormy"
+
+    def one_slot(engine, stop_after):
+        for _ in range(stop_after):
+            trial = engine.ask()
+            if isinstance(trial, Nothing):
+                return
+            for progress in start(engine, trial, stormy):
+                if not engine.report(trial.key, progress, {}):
+                    break
+
+    for trials in (7, 9, 10**6):
+        one_slot(engine_in(sweep, stormy), trials)
+    pd.testing.assert_frame_equal(table(sweep, stormy), table(sweep, tmp_path / "calm"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_functions_of_their_configuration(small, tmp_path, seed):
+    sweep = small(search={"trials": 4}, cap={"flops": 1e17})
+    rng = random.Random(seed)
+    for _ in range(3):
+        drive(engine_in(sweep, tmp_path), tmp_path, rng, deaths=0.05, stop_after=25)
+    drive(engine_in(sweep, tmp_path), tmp_path, rng)
+    ledger = Ledger(tmp_path / "ledger.db")
+    for record in ledger.records("completed", "pruned"):
+        trial = space.trial(sweep, record.question, plan.vocabulary(sweep))
+        job = Job(sweep=sweep, vocab_size=256, corpus=None, checkpoints=tmp_path, peak_flops=0.0)
+        alone = list(contract.start(job, trial))
+        told = ledger.reports(record.key)
+        assert told == alone[: len(told)]
+    ledger.close()
+
+
+def test_a_trial_that_keeps_dying_fails_and_says_so(small, tmp_path):
+    sweep = small(budgets=[1e13], resources={"max_attempts": 2}, search={"trials": 1})
+    engine = engine_in(sweep, tmp_path)
+    trial = engine.ask()
+    for _ in range(2):
+        engine.fail(trial.key, "SIGKILL")
+        engine.ask()
+    record = engine.ledger.record(trial.key)
+    assert (record.status, record.reason, record.attempts) == ("failed", "SIGKILL", 2)
+    # Nothing was reported: each death may have cost all work up to the first report.
+    assert record.charged == 2 * trial.report_steps[0] * trial.flops_per_step
+
+
+def test_a_retry_without_flops_left_ends_failed(small, tmp_path):
+    sweep = small(budgets=[1e13], cap={"flops": 1.2e13}, search={"trials": 1})
+    engine = engine_in(sweep, tmp_path)
+    trial = engine.ask()
+    engine.fail(trial.key, "SIGKILL")
+    assert engine.ask() is Nothing.LEFT
+    assert engine.ledger.record(trial.key).status == "failed"
+    assert engine.ledger.record(trial.key).reason.startswith("cap: ")
+    assert engine.ledger.committed() <= engine.cap
+
+
+def test_a_cap_cuts_the_sweep_short(small, tmp_path):
+    sweep = small(cap={"flops": 4.5e13}, pruning={"enabled": False})
+    simulate.simulate(sweep, tmp_path, slots=3)
+    found = table(sweep, tmp_path)
+    assert len(found) == 4
+    assert (found["status"] == "completed").all()
+
+
+def test_a_diverged_trial_fails_with_its_place(small, tmp_path):
+    engine = engine_in(small(), tmp_path)
+    trial = engine.ask()
+    first = next(start(engine, trial, tmp_path))
+    broken = type(first)(**{**vars(first), "diverged": True, "final": True, "loss": 1e3})
+    assert not engine.report(trial.key, broken, {})
+    record = engine.ledger.record(trial.key)
+    assert record.status == "failed"
+    assert record.reason == f"diverged by step {first.step} of {trial.steps}"
+    assert record.reserved == 0
+
+
+def test_a_ladder_that_misses_the_minimum_is_extended(small, tmp_path):
+    ladder = [[1, 64], [1, 96], [2, 96], [2, 128], [3, 160], [4, 192], [5, 256], [6, 320], [8, 384]]
+    sweep = small(
+        budgets=[1e15],
+        shapes={"ladder": ladder, "per_budget": 3, "tokens_per_param": 2000},
+        law={"noise": 0.0},
+        cap={"flops": 1e17},
+    )
+    simulate.simulate(sweep, tmp_path, slots=2)
+    ledger = Ledger(tmp_path / "ledger.db")
+    profile = soundness.profile(sweep, ledger, 256, 1e15)
+    assert len(profile.window) > 3
+    assert min(profile.sides) >= 2
+    assert soundness.faults(sweep, ledger, 256) == []
+    ledger.close()
+
+
+def test_what_stays_unsound_is_said(small, tmp_path):
+    sweep = small(
+        budgets=[1e14],
+        shapes={"ladder": [[1, 16], [1, 24], [1, 32]], "per_budget": 3},
+        law={"learning_rate": 10.0, "curvature": 0.5},
+        search={"sampler": "grid", "trials": 9, "warm_start": False},
+        min_steps=10**9,
+    )
+    simulate.simulate(sweep, tmp_path, slots=2)
+    ledger = Ledger(tmp_path / "ledger.db")
+    said = "\n".join(soundness.faults(sweep, ledger, 256))
+    ledger.close()
+    assert "2 completed sizes below and 0 above; 2 are wanted" in said
+    assert "below 1000000000" in said
+
+
+def test_optuna_hears_the_truth(small, tmp_path):
+    sweep = small()
+    simulate.simulate(sweep, tmp_path, slots=3)
+    ledger = Ledger(tmp_path / "ledger.db")
+    studies = Studies(sweep, tmp_path / "study.db", 256)
+    states = {"completed": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    for record in ledger.records():
+        told = studies.trials(record.question.budget)[record.optuna]
+        reports = ledger.reports(record.key)
+        assert told.state.name == states[record.status]
+        assert told.params["learning_rate"] == record.question.learning_rate
+        assert list(told.intermediate_values.values()) == [p.loss for p in reports]
+        if record.status == "completed":
+            assert told.value == reports[-1].loss
+    ledger.close()
+
+
+def test_a_kill_between_optuna_and_the_ledger_leaves_no_ghost(small, tmp_path):
+    sweep = small(search={"extend": False})
+    engine = engine_in(sweep, tmp_path)
+    engine.studies.propose(next(engine._cells()), None)  # asked, never entered
+    again = engine_in(sweep, tmp_path)
+    assert [t.state.name for t in again.studies.trials(1e13)] == ["FAIL"]
+    simulate.simulate(sweep, tmp_path, slots=2)
+    assert len(table(sweep, tmp_path)) == plan.plan(sweep).trials
+
+
+def test_seeds_share_their_rate(small, tmp_path):
+    sweep = small(budgets=[1e13], search={"seeds": 2, "trials": 2})
+    simulate.simulate(sweep, tmp_path, slots=3)
+    found = table(sweep, tmp_path)
+    cells = found.groupby(found["trial"].str.rsplit("-", n=1).str[0])
+    assert all(set(cell["seed"]) == {0, 1} for _, cell in cells)
+    assert all(len(set(cell["learning_rate"])) == 1 for _, cell in cells)

@@ -1,0 +1,56 @@
+import subprocess
+import sys
+
+import pytest
+
+from tuner.config import ConfigError, parse
+from tuner.plan import RETRIES, plan
+
+
+def test_totals_add_up(small):
+    counted = plan(small())
+    assert counted.trials == 2 * 5 * 3
+    assert counted.flops == pytest.approx(15 * 1e13 + 15 * 1e14)
+    assert counted.cap == pytest.approx(counted.flops * (1 + RETRIES))
+    assert counted.flops_expected < counted.flops
+    assert counted.hours == pytest.approx(counted.cap / 1e10 / 3600)
+
+
+def test_without_pruning_everything_is_expected(small):
+    counted = plan(small(pruning={"enabled": False}))
+    assert 0.99 * counted.flops < counted.flops_expected <= counted.flops
+
+
+def test_a_written_cap_rules(small):
+    counted = plan(small(cap={"flops": 3e14, "price_per_hour": 2}))
+    assert counted.cap == 3e14
+    assert counted.money == pytest.approx(2 * counted.hours)
+    assert any("exceed the cap" in warning for warning in counted.warnings)
+
+
+def test_it_warns_of_short_trials_and_thin_profiles(small):
+    counted = plan(small(min_steps=10**9, shapes={"per_budget": 3}))
+    assert sum("steps, below 1000000000" in warning for warning in counted.warnings) == 2
+    assert sum("cannot bracket a minimum" in warning for warning in counted.warnings) == 2
+
+
+def test_it_refuses_what_cannot_work(small):
+    ladder = {"ladder": [[1, 64], [2, 64], [40, 4096]]}
+    with pytest.raises(ConfigError, match=r"1e\+13 FLOP buy no whole step"):
+        plan(small(shapes={**ladder, "per_budget": 3}))
+    with pytest.raises(ConfigError, match="buys no trial"):
+        plan(small(cap={"flops": 1e12}))
+
+
+def test_a_vocabulary_comes_from_the_tokenizer():
+    sweep = parse({"name": "x", "budgets": [1e15], "data": {"tokenizer": "bpe:4096"}}, place="x")
+    bytes_ = parse({"name": "x", "budgets": [1e15]}, place="x")
+    assert plan(sweep).budgets[0].params[1] != plan(bytes_).budgets[0].params[1]
+
+
+def test_planning_loads_neither_torch_nor_ray():
+    code = (
+        "import sys, tuner.plan, tuner.config, tuner.space, tuner.cli\n"
+        "assert not {'torch', 'ray', 'optuna', 'pandas', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
