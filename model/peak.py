@@ -1,0 +1,63 @@
+"""The fastest a device multiplies matrices: the denominator of `mfu`."""
+
+import time
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from model.precision import onednn, onednn_keeps_float32
+
+PUBLISHED: dict[tuple[str, str], float] = {
+    # NVIDIA H100 and H200 data sheets, SXM, dense: half the figures given "with sparsity".
+    ("H100", "bfloat16"): 989e12,
+    ("H200", "bfloat16"): 989e12,
+    ("H100", "float32"): 67e12,
+    ("H200", "float32"): 67e12,
+    # NVIDIA A100 data sheet, dense.
+    ("A100", "bfloat16"): 312e12,
+    ("A100", "float32"): 19.5e12,
+}
+"""FLOP/s by a word of the device's name and by precision of the factors."""
+
+
+def peak_flops(dtype: str = "float32", device: str = "cpu", seconds: float = 1.0) -> float:
+    """FLOP/s of large matrix products on `device`, with torch's current number of threads.
+
+    A GPU in `PUBLISHED` has its data sheet's figure. Any other device is measured for about
+    `seconds`: the best of many, so that a busy neighbor lowers it little. On a CPU, float32 goes
+    the fastest way that does not round.
+
+    Args:
+        dtype: "float32" or "bfloat16", of the factors.
+        device: "cpu", "cuda", …
+        seconds: to spend measuring.
+    """
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+        for (word, precision), peak in PUBLISHED.items():
+            if word in name and precision == dtype:
+                return peak
+    exact = dtype == "float32" and device == "cpu" and onednn_keeps_float32()
+    ways = (nullcontext, onednn) if exact else (nullcontext,)
+    size = 1024 if device == "cpu" else 8192
+    factor = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
+    best = 0.0
+    for way in ways:
+        with way():
+            best = max(best, 2 * size**3 / _fastest(factor, seconds / len(ways)))
+    return best
+
+
+def _fastest(factor: Tensor, seconds: float) -> float:
+    """Seconds of the fastest of the products of `factor` with itself that fit in `seconds`."""
+    out = factor @ factor
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        begin = time.perf_counter()
+        torch.mm(factor, factor, out=out)
+        if factor.is_cuda:
+            torch.cuda.synchronize(factor.device)
+        times.append(time.perf_counter() - begin)
+    return min(times)

@@ -1,0 +1,175 @@
+"""A training step of ours against a plain nanoGPT-style loop in float32, paired in one process.
+
+Both train the same shape on the same tokens with one thread; blocks of steps alternate, and a
+ratio is the median over blocks of theirs / ours in seconds, so that neighbors on the machine weigh
+on both. Prints a table on stderr and one line of JSON on stdout.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+from model.peak import peak_flops
+from model.recipe import Recipe
+from model.shape import Shape
+from model.train import Training
+
+VOCAB, CONTEXT = 256, 64
+ROWS = [  # layers, width, sequences a step
+    (1, 8, 4),
+    (1, 16, 4),
+    (2, 32, 4),
+    (2, 64, 4),
+    (3, 96, 8),
+    (2, 128, 8),
+    (2, 256, 8),
+]
+
+
+class PlainBlock(nn.Module):
+    """A block as nanoGPT has it: LayerNorm without bias, fused causal attention, GELU."""
+
+    def __init__(self, d, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
+        self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+        self.up, self.gelu, self.down = nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d)
+
+    def forward(self, x):
+        b, t, d = x.shape
+        split = self.qkv(self.norm1(x)).split(d, dim=2)
+        q, k, v = (s.view(b, t, self.heads, d // self.heads).transpose(1, 2) for s in split)
+        y = scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).contiguous().view(b, t, d))
+        return x + self.down(self.gelu(self.up(self.norm2(x))))
+
+
+class Plain(nn.Module):
+    """The plain decoder."""
+
+    def __init__(self, shape):
+        super().__init__()
+        d = shape.d_model
+        self.tokens, self.positions = nn.Embedding(VOCAB, d), nn.Embedding(CONTEXT, d)
+        self.blocks = nn.ModuleList(PlainBlock(d, shape.num_heads) for _ in range(shape.num_layers))
+        self.norm, self.head = nn.LayerNorm(d, bias=False), nn.Linear(d, VOCAB, bias=False)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+class PlainLoop:
+    """The plain decoder's training: AdamW in two groups, gradient clipping, no set-up shared."""
+
+    def __init__(self, shape, batch):
+        self.model = Plain(shape)
+        self.batch = torch.from_numpy(batch)
+        decayed = [w for w in self.model.parameters() if w.ndim >= 2]
+        others = [w for w in self.model.parameters() if w.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+
+    def seconds(self, steps):
+        begin = time.perf_counter()
+        for _ in range(steps):
+            logits = self.model(self.batch[:, :-1])
+            loss = cross_entropy(logits.flatten(0, 1), self.batch[:, 1:].flatten())
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+        return time.perf_counter() - begin
+
+
+class OurLoop:
+    """`Training`, reporting after every block of steps."""
+
+    def __init__(self, shape, batch, block, blocks):
+        training = Training(
+            shape=shape,
+            recipe=Recipe(learning_rate=1e-3, batch_size=len(batch)),
+            steps=block * blocks,
+            report_at=range(block, block * blocks + 1, block),
+            batches=lambda step: batch,
+            held_out=[batch[:2]],
+            seed=1,
+            flops_per_step=shape.flops_per_step(len(batch)),
+        )
+        self.reports, self.spent = training.run(), 0.0
+
+    def seconds(self):
+        before, self.spent = self.spent, next(self.reports).seconds
+        return self.spent - before
+
+
+def measure(num_layers, d_model, sequences, seconds):
+    """One row: seconds a step of theirs and ours, medians over blocks, and their ratio."""
+    shape = Shape(
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=max(1, d_model // 16),
+        d_ff=4 * d_model,
+        vocab_size=VOCAB,
+        context_length=CONTEXT,
+    )
+    batch = np.random.default_rng(1).integers(0, VOCAB, (sequences, CONTEXT + 1))
+    plain = PlainLoop(shape, batch)
+    plain.seconds(3)
+    blocks = 12
+    block = max(2, round(seconds / 2 / blocks / (plain.seconds(5) / 5)))
+    ours = OurLoop(shape, batch, block, blocks)
+    pairs = [(plain.seconds(block), ours.seconds()) for _ in range(blocks)][1:]
+    theirs, mine = (statistics.median(times) / block for times in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    return shape.flops_per_step(sequences), theirs, mine, ratio
+
+
+def commit():
+    """The commit measured, marked if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    folder = Path(__file__).parent
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return run.stdout.strip()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under two minutes")
+    seconds = 5.0 if parser.parse_args().quick else 40.0
+    torch.set_num_threads(1)
+    peak = peak_flops("float32")
+    figures = {"peak_gflops": round(peak / 1e9, 1)}
+    print("shape    batch  plain ms  ours ms  ratio  GFLOP/s    mfu", file=sys.stderr)
+    for num_layers, d_model, sequences in ROWS:
+        flops, theirs, mine, ratio = measure(num_layers, d_model, sequences, seconds)
+        speed = flops / mine
+        print(
+            f"{f'{num_layers}x{d_model}':<8} {sequences:>5} {theirs * 1e3:>9.2f}"
+            f" {mine * 1e3:>8.2f} {ratio:>6.2f} {speed / 1e9:>8.1f} {speed / peak:>6.1%}",
+            file=sys.stderr,
+        )
+        figures[f"ratio_d{d_model}"] = round(ratio, 3)
+        figures[f"mfu_d{d_model}"] = round(speed / peak, 4)
+    figures |= dict.fromkeys(("stacked_d16", "stacked_d32", "stacked_d64"))  # not built
+    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    print(
+        json.dumps(figures | {"machine": machine, "torch": torch.__version__, "commit": commit()})
+    )
+
+
+if __name__ == "__main__":
+    main()
