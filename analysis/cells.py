@@ -1,0 +1,109 @@
+"""The points a fit sees: one a (budget, shape), at the best learning rate tried there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.laws import Array
+from analysis.runs import Runs
+
+SHAPE = ("d_model", "num_layers", "num_heads", "d_ff")
+SAME_BUDGET = (
+    0.02  # budgets closer than this are one profile: tables round, and digitized ones blur
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Arrays of n points."""
+
+    budget: Array
+    """FLOP."""
+    params: Array
+    tokens: Array
+    loss: Array
+    """nat/token; the mean over seeds at the best rate."""
+    cluster: NDArray[np.int64]
+    """Points of one trial (checkpoints of one run) share a number: a bootstrap draws them together."""
+    profile: NDArray[np.int64]
+    """Number of the isoFLOP profile, smallest budget first."""
+    learning_rate: Array
+    """Best rate; NaN where the table names none."""
+    rate_on_edge: NDArray[np.bool_]
+    """The best rate is the lowest or highest of several tried."""
+    row: NDArray[np.int64]
+    """Row of the file: the first of those that make the point."""
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return len(self.loss)
+
+    @property
+    def budgets(self) -> Array:
+        """Mean budget of each profile, FLOP."""
+        logs = np.log(self.budget)
+        count = np.bincount(self.profile)
+        return np.exp(np.bincount(self.profile, weights=logs) / count)
+
+    @property
+    def flops_per_param_token(self) -> float:
+        """What budgets count, C = this · N · D: 6 unless the table differs by more than 1 %."""
+        mean = float(np.exp(np.log(self.budget / (self.params * self.tokens)).mean()))
+        return 6.0 if abs(mean / 6.0 - 1.0) < 0.01 else mean
+
+    def select(self, keep: NDArray[np.bool_]) -> "Cells":
+        """The points where `keep` is true; profiles are numbered anew."""
+        chosen = {name: value[keep] for name, value in vars(self).items()}
+        chosen["profile"] = np.unique(chosen["profile"], return_inverse=True)[1].astype(np.int64)
+        return Cells(**chosen)
+
+
+def cells(runs: Runs) -> Cells:
+    """The points of `runs`: best-rate runs of each (budget, shape), seeds averaged."""
+    table = runs.table.reset_index(drop=True)
+    rates = "learning_rate" in table.columns and bool(table["learning_rate"].notna().all())
+    keys = _cell_keys(table)
+    best = _best_rates(table, keys) if rates and keys else table.assign(rate_on_edge=False)
+    best = best.sort_values(["budget", "params", "tokens", "row"], kind="stable")
+    trial = best["trial"].astype(str) if "trial" in best.columns else best["row"].astype(str)
+    budget = best["budget"].to_numpy(dtype=np.float64)
+    steps = np.diff(np.log(budget), prepend=np.log(budget[0])) > SAME_BUDGET
+    return Cells(
+        budget=budget,
+        params=best["params"].to_numpy(dtype=np.float64),
+        tokens=best["tokens"].to_numpy(dtype=np.float64),
+        loss=best["loss"].to_numpy(dtype=np.float64),
+        cluster=pd.factorize(trial)[0].astype(np.int64),
+        profile=np.cumsum(steps).astype(np.int64),
+        learning_rate=best["learning_rate"].to_numpy(dtype=np.float64)
+        if rates
+        else np.full(len(best), np.nan),
+        rate_on_edge=best["rate_on_edge"].to_numpy(dtype=bool),
+        row=best["row"].to_numpy(dtype=np.int64),
+    )
+
+
+def _cell_keys(table: pd.DataFrame) -> list[str]:
+    """Columns that name a (budget, shape) of a tuned sweep; none for other people's tables."""
+    if not {*SHAPE, "seed"} <= set(table.columns):
+        return []
+    return ["budget", *SHAPE]
+
+
+def _best_rates(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row a cell: mean loss over seeds at the rate (and batch) whose mean is lowest."""
+    recipe = [name for name in ("learning_rate", "batch_size") if name in table.columns]
+    others = [name for name in ("params", "tokens", "row", "trial") if name in table.columns]
+    means = (
+        table.groupby([*keys, *recipe], dropna=False, sort=True)
+        .agg({"loss": "mean", **dict.fromkeys(others, "first")})
+        .reset_index()
+    )
+    groups = means.groupby(keys, dropna=False, sort=True)
+    lowest, highest = (groups["learning_rate"].transform(name) for name in ("min", "max"))
+    edge = (means["learning_rate"].eq(lowest) | means["learning_rate"].eq(highest)) & lowest.lt(
+        highest
+    )
+    return means.assign(rate_on_edge=edge).loc[groups["loss"].idxmin()]

@@ -1,0 +1,105 @@
+"""Damped Newton on many small problems at once, inside a box. Knows nothing of laws."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.laws import Array
+
+Index: TypeAlias = NDArray[np.int64]
+Evaluate: TypeAlias = Callable[[Array, Index], tuple[Array, Array, Array]]
+"""(points (r, p), which problems (r,)) → value (r,), gradient (r, p), Hessian (r, p, p)."""
+
+MAX_ITERATIONS = 200
+STEP_TOLERANCE = 1e-8  # a Newton step this small squares to below rounding
+STALLED = 1e9  # damping at which no step can lower the value any more: rounding is reached
+LONGEST_STEP = 1.5  # in the coordinates of the caller, which are logarithms and exponents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minima:
+    """Where `minimize` arrived, problem by problem."""
+
+    points: Array
+    """(r, p)."""
+    values: Array
+    """(r,)."""
+    gradients: Array
+    """(r, p), zero where a bound holds."""
+    hessians: Array
+    """(r, p, p), rows and columns of held coordinates those of the identity."""
+    held: NDArray[np.bool_]
+    """(r, p): a bound holds this coordinate."""
+    converged: NDArray[np.bool_]
+    """(r,)."""
+
+
+def minimize(
+    evaluate: Evaluate, start: Array, lower: Array, upper: Array,
+    *, tolerance: float = STEP_TOLERANCE, iterations: int = MAX_ITERATIONS,
+) -> Minima:  # fmt: skip
+    """Minimize r problems of p coordinates from `start` (r, p) within [lower, upper] (p,).
+
+    Levenberg damping a problem; finished problems leave the active set.
+    """
+    points = np.clip(start, lower, upper)
+    count = len(points)
+    values, gradients, hessians = evaluate(points, np.arange(count))
+    damping = np.full(count, 1e-3)
+    converged = np.zeros(count, dtype=bool)
+    active = np.arange(count)
+    for _ in range(iterations):
+        if not len(active):
+            break
+        gradient, hessian, _ = _held(
+            points[active], gradients[active], hessians[active], lower, upper
+        )
+        step = _step(gradient, hessian, damping[active])
+        tried = np.clip(points[active] + step, lower, upper)
+        value, *slopes = evaluate(tried, active)
+        better = value <= values[active]
+        won = active[better]
+        points[won], values[won] = tried[better], value[better]
+        gradients[won], hessians[won] = slopes[0][better], slopes[1][better]
+        small = (np.abs(step).max(axis=1) < tolerance) & (damping[active] < 1e-1)
+        damping[active] = np.where(
+            better, np.maximum(damping[active] * 0.1, 1e-12), damping[active] * 10
+        )
+        done = small | (damping[active] > STALLED)
+        converged[active[done]] = True
+        active = active[~done]
+    gradient, hessian, held = _held(points, gradients, hessians, lower, upper)
+    return Minima(
+        points=points, values=values, gradients=gradient, hessians=hessian, held=held,
+        converged=converged,
+    )  # fmt: skip
+
+
+def _held(
+    points: Array, gradients: Array, hessians: Array, lower: Array, upper: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Gradient and Hessian on the face of the box that the gradient presses against."""
+    held = ((points <= lower) & (gradients >= 0)) | ((points >= upper) & (gradients <= 0))
+    held |= lower == upper
+    if not held.any():
+        return gradients, hessians, held
+    free = ~held
+    both = free[:, :, None] & free[:, None, :]
+    eye = np.eye(points.shape[1])
+    return gradients * free, np.where(both, hessians, eye), held
+
+
+def _step(gradient: Array, hessian: Array, damping: Array) -> Array:
+    diagonal = np.abs(np.einsum("rii->ri", hessian))
+    diagonal = np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300)
+    scale = 1 / np.sqrt(diagonal)
+    scaled = hessian * scale[:, :, None] * scale[:, None, :]
+    scaled += damping[:, None, None] * np.eye(gradient.shape[1])
+    step = -scale * np.linalg.solve(scaled, (scale * gradient)[:, :, None])[:, :, 0]
+    uphill = np.einsum("ri,ri->r", step, gradient) > 0
+    step[uphill] *= -1  # an indefinite Hessian: its way down is the other way
+    longest = np.abs(step).max(axis=1, keepdims=True)
+    return step * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))

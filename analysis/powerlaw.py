@@ -1,0 +1,56 @@
+"""Power laws: y = c · x^p in log space (and in raw space, for comparison), and with a floor."""
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from analysis.laws import Array
+
+
+def log_fit(x: Array, y: Array) -> tuple[Array, Array]:
+    """Least squares of ln y on ln x. `x` (n,), `y` (..., n) → coefficient and exponent (...)."""
+    log_x = np.log(x)
+    centered = log_x - log_x.mean()
+    log_y = np.log(y)
+    exponent = log_y @ centered / (centered @ centered)
+    return np.exp(log_y.mean(axis=-1) - exponent * log_x.mean()), exponent
+
+
+def raw_fit(x: Array, y: Array) -> tuple[float, float]:
+    """Least squares of y on c · x^p in raw space: the largest x decide alone. `x`, `y` (n,).
+
+    Given the exponent, c is linear; one number remains to be searched.
+    """
+    scale = x / np.exp(np.log(x).mean())
+
+    def residual(exponent: float) -> float:
+        power = scale**exponent
+        return float(np.sum((y - (y @ power) / (power @ power) * power) ** 2) / (y @ y))
+
+    start = float(log_fit(x, y)[1])
+    found = minimize_scalar(residual, bracket=(start - 0.1, start + 0.1), tol=1e-12)
+    exponent = float(found.x)
+    power = x**exponent
+    return float((y @ power) / (power @ power)), exponent
+
+
+def floor_fit(x: Array, y: Array) -> tuple[float, float, float]:
+    """y = floor + c · x^-p, least squares in log space. `x`, `y` (n,), at least four → floor, c, p.
+
+    Raises:
+        ValueError: fewer than four points.
+    """
+    if len(x) < 4:
+        raise ValueError(f"a power law with a floor needs at least 4 points, got {len(x)}")
+
+    def misfit(log_gap: float) -> float:
+        floor = y.min() * (1 - np.exp(log_gap))
+        c, p = log_fit(x, y - floor)
+        return float(np.sum(np.log(y / (floor + c * x**p)) ** 2))
+
+    grid = np.linspace(-9.0, -1e-6, 90)
+    best = grid[int(np.argmin([misfit(gap) for gap in grid]))]
+    found = minimize_scalar(misfit, bounds=(best - 0.2, min(best + 0.2, 0.0)), method="bounded",
+                            options={"xatol": 1e-12})  # fmt: skip
+    floor = float(y.min() * (1 - np.exp(found.x)))
+    c, p = log_fit(x, y - floor)
+    return floor, float(c), -float(p)
