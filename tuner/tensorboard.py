@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as RayTrial
 from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
 
 SCALARS = ("loss", "train_loss", "learning_rate", "tokens_per_second", "mfu", "flops")
 
@@ -44,9 +45,13 @@ class TensorBoard(Callback):
         if writer is None:
             return
         asked = trial.config["asked"]
-        hparams = {name: value for name, value in trial.config.items() if name != "asked"}
-        hparams |= {"budget": asked["budget"], "learning_rate": asked["learning_rate"]}
-        writer.add_hparams(hparams, {"final_loss": float(trial.last_result["loss"])}, name=".")
+        asked_for = {name: value for name, value in trial.config.items() if name != "asked"}
+        asked_for |= {"budget": asked["budget"], "learning_rate": asked["learning_rate"]}
+        final = {"final_loss": float(trial.last_result["loss"])}
+        # Not add_hparams: it opens a second file, of the same name if the second is the same.
+        for summary in hparams(asked_for, final):
+            writer.file_writer.add_summary(summary)
+        writer.add_scalar("final_loss", final["final_loss"])
         writer.close()
 
     def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps small enough to run many of."""
+"""Sweeps small enough to run many of, and one local Ray."""
 
 import pytest
 
@@ -10,6 +10,12 @@ SMALL = {
     "budgets": [1e13, 1e14],
     "shapes": {"per_budget": 5},
     "search": {"trials": 3, "learning_rate": [2e-3, 2e-1]},
+}
+
+# Nothing learned, nothing cut, nothing added: the whole table is a function of the sweep.
+SETTLED = {
+    "search": {"sampler": "qmc", "warm_start": False, "extend": False},
+    "pruning": {"enabled": False},
 }
 
 
@@ -25,3 +31,42 @@ def small():
         return parse(table, place="small.toml")
 
     return make
+
+
+@pytest.fixture
+def settled(small):
+    """A function from settings to a small sweep whose table no timing can change."""
+
+    def make(**settings) -> Sweep:
+        merged = {**SETTLED, **settings}
+        merged["search"] = {**SETTLED["search"], **settings.get("search", {})}
+        return small(**merged)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory):
+    """Two slots on this machine, on loopback."""
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100_000_000,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(tmp_path_factory.mktemp("ray")),
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A folder of text: enough for trials of a second."""
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(200):
+        words = (f"{(number * 7919 + n * n) % 977} is a number, {n} counts." for n in range(60))
+        (folder / f"{number}.txt").write_text("\n".join(words))
+    return folder

@@ -1,0 +1,286 @@
+"""Real Ray on this machine: the table it leaves, and what a death does to it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tomli_w
+
+from analysis import runs
+from tuner import plan, simulate, space, status
+from tuner.attempt import attempt
+from tuner.backends import contract
+from tuner.backends.contract import Job
+from tuner.export import export
+from tuner.status import open_folder
+
+pytestmark = pytest.mark.ray
+
+
+def table(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "trials.parquet").drop(columns=list(runs.VOLATILE))
+
+
+def write(sweep, path: Path) -> Path:
+    path.write_text(tomli_w.dumps(sweep.model_dump(mode="json", exclude_none=True)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(local_ray, text, tmp_path_factory):
+    """The folder of a sweep of real training, and the sweep."""
+    from tuner import sweep as sweeps
+    from tuner.config import parse
+
+    folder = tmp_path_factory.mktemp("sweeps") / "real"
+    sweep = parse(
+        {
+            "name": "real",
+            "budgets": [3e8, 1e9],
+            "data": {"source": str(text), "held_out_tokens": 4096},
+            "shapes": {"ladder": [[1, 8], [1, 16], [1, 24]]},
+            "search": {"trials": 2, "extend": False},
+        },
+        place="real",
+    )
+    sweeps.run(sweep, folder)
+    return sweep, folder
+
+
+def test_a_real_sweep_leaves_a_valid_table(trained):
+    sweep, folder = trained
+    found = pd.read_parquet(folder / "trials.parquet")
+    assert [column.name for column in runs.COLUMNS] == list(found.columns)
+    assert len(found) == plan.plan(sweep).trials == 12
+    done = found[found["status"] == "completed"]
+    assert set(zip(done["budget"], done["d_model"], strict=True)) == {
+        (budget, width) for budget in sweep.budgets for width in (8, 16, 24)
+    }
+    step = done["batch_size"] * done["context_length"] * done["flops_per_token"]
+    assert ((done["budget"] - step < done["flops"]) & (done["flops"] <= done["budget"])).all()
+    assert (done["flops"] == done["steps"] * step).all()
+    assert done["loss"].between(0.5, 5.5).all()
+    assert (done["loss_se"] > 0).all()
+    assert (found["status"] == "pruned").any()
+    assert found["flops_charged"].sum() <= plan.plan(sweep).cap
+    text_table = pd.read_csv(folder / "trials.csv")
+    assert list(text_table["trial"]) == list(found["trial"])
+    assert list(text_table["loss"]) == list(found["loss"])
+
+
+def test_curves_end_where_the_table_does(trained):
+    _, folder = trained
+    curves = pd.read_parquet(folder / "curves.parquet")
+    last = curves.sort_values("step").groupby("trial").last()
+    found = pd.read_parquet(folder / "trials.parquet").set_index("trial")
+    assert (last["loss"] == found["loss"].loc[last.index]).all()
+    assert (last["step"] == found["steps"].loc[last.index]).all()
+
+
+def test_a_trial_run_again_alone_gives_the_same_bits(trained, tmp_path):
+    sweep, folder = trained
+    saved, ledger, provenance = open_folder(folder)
+    assert saved == sweep
+    (corpus,) = (path.parent for path in (folder.parent / "corpora").glob("*/meta.json"))
+    job = Job(
+        sweep=sweep, vocab_size=provenance.vocab_size, corpus=corpus,
+        checkpoints=tmp_path, peak_flops=0.0,
+    )  # fmt: skip
+    for record in ledger.records("completed")[:3]:
+        trial = space.trial(sweep, record.question, provenance.vocab_size)
+        alone = list(attempt(contract.start(job, trial), tmp_path / "alone"))
+        (tmp_path / "alone").unlink()
+        losses = [(p.step, p.loss, p.loss_se, p.train_loss) for p in alone]
+        told = [(p.step, p.loss, p.loss_se, p.train_loss) for p in ledger.reports(record.key)]
+        assert losses == told
+    ledger.close()
+
+
+def test_what_a_sweep_leaves_behind(trained):
+    sweep, folder = trained
+    assert not list((folder / "checkpoints").iterdir())
+    events = list((folder / "tensorboard").glob("*/events*"))
+    assert len(events) == plan.plan(sweep).trials
+    assert list((folder / "ray").glob("*/result.json"))
+    standing = status.of_folder(folder)
+    assert (standing.ended, standing.planned, standing.reserved) == (12, 12, 0)
+
+
+def test_the_table_is_rebuilt_from_the_ledger(trained):
+    _, folder = trained
+    before = table(folder)
+    for name in ("trials.parquet", "trials.csv", "curves.parquet"):
+        (folder / name).unlink()
+    sweep, ledger, provenance = open_folder(folder)
+    export(folder, sweep, ledger, provenance)
+    ledger.close()
+    pd.testing.assert_frame_equal(table(folder), before)
+
+
+def test_a_finished_sweep_resumes_to_nothing(trained):
+    from tuner import sweep as sweeps
+
+    sweep, folder = trained
+    before = table(folder)
+    sweeps.run(sweep, folder)
+    pd.testing.assert_frame_equal(table(folder), before)
+    assert (pd.read_parquet(folder / "trials.parquet")["attempts"] == 1).all()
+
+
+def test_another_sweep_is_refused(trained, small):
+    from tuner import sweep as sweeps
+    from tuner.config import ConfigError
+
+    _, folder = trained
+    with pytest.raises(ConfigError, match="holds another sweep"):
+        sweeps.run(small(), folder)
+
+
+def test_ray_decides_as_simulated_time_does(local_ray, settled, tmp_path):
+    from tuner import sweep as sweeps
+
+    sweep = settled()
+    sweeps.run(sweep, tmp_path / "ray")
+    simulate.simulate(sweep, tmp_path / "simulated", slots=2)
+    _, ledger, provenance = open_folder(tmp_path / "ray")
+    simulated = open_ledger(tmp_path / "simulated")
+    export(tmp_path / "simulated", sweep, simulated, provenance)
+    pd.testing.assert_frame_equal(table(tmp_path / "ray"), table(tmp_path / "simulated"))
+    ledger.close()
+    simulated.close()
+
+
+def open_ledger(folder):
+    from tuner.ledger import Ledger
+
+    return Ledger(folder / "ledger.db")
+
+
+class Running:
+    """A sweep in a process of its own."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tuner.cli", *arguments],
+                stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def wait_for(self, folder: Path, ended: int) -> None:
+        """Until so many trials of the sweep in `folder` ended."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if (folder / "ledger.db").exists():
+                ledger = open_ledger(folder)
+                counts = ledger.counts()
+                ledger.close()
+                if sum(counts.get(name, 0) for name in ("completed", "pruned")) >= ended:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"{folder}: {ended} trials never ended:\n{self.log.read_text()}")
+
+    def workers(self) -> list[int]:
+        """Process ids of the actors that run trials, among our descendants."""
+        children: dict[int, list[int]] = {}
+        names: dict[int, str] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                try:
+                    stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                    names[int(entry.name)] = (entry / "cmdline").read_text()
+                except OSError:
+                    continue
+                children.setdefault(int(stat[1]), []).append(int(entry.name))
+        found, queue = [], [self.process.pid]
+        while queue:
+            pid = queue.pop()
+            queue += children.get(pid, [])
+            if names.get(pid, "").startswith("ray::ImplicitFunc"):
+                found.append(pid)
+        return found
+
+    def output(self) -> str:
+        """Everything it said, once it is over."""
+        self.process.wait(timeout=240)
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def calm(local_ray, tmp_path_factory):
+    """A settled sweep of slow law trials, undisturbed."""
+    from tuner import sweep as sweeps
+    from tuner.config import parse
+
+    base = tmp_path_factory.mktemp("calm")
+    sweep = parse(
+        {
+            "name": "slow",
+            "backend": "law",
+            "budgets": [1e13, 1e14],
+            "shapes": {"per_budget": 3},
+            "search": {
+                "trials": 2, "sampler": "qmc", "warm_start": False, "extend": False,
+                "learning_rate": [2e-3, 2e-1],
+            },
+            "pruning": {"enabled": False},
+            "law": {"seconds_per_trial": 1.0},
+            "cap": {"flops": 1e16},
+            "resources": {"slots": 2},
+        },
+        place="slow",
+    )  # fmt: skip
+    sweeps.run(sweep, base / "calm")
+    return write(sweep, base / "slow.toml"), table(base / "calm")
+
+
+def test_killed_and_resumed_the_table_is_the_same(calm, tmp_path):
+    file, undisturbed = calm
+    folder = tmp_path / "killed"
+    running = Running(tmp_path / "log", "run", str(file), "--yes", "--dir", str(folder))
+    running.wait_for(folder, 4)
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
+    before = open_ledger(folder)
+    ended = {record.key: record for record in before.records("completed", "pruned")}
+    assert before.records("running")
+    before.close()
+
+    resumed = Running(tmp_path / "log", "resume", str(folder))
+    said = resumed.output()
+    assert resumed.process.returncode == 0, said
+    pd.testing.assert_frame_equal(table(folder), undisturbed)
+    after = open_ledger(folder)
+    assert {key: after.record(key) for key in ended} == ended  # none was touched, none ran again
+    assert after.committed() <= 1e16
+    after.close()
+
+
+def test_a_killed_worker_costs_an_attempt_and_no_row(calm, tmp_path):
+    file, undisturbed = calm
+    folder = tmp_path / "worker"
+    running = Running(tmp_path / "log", "run", str(file), "--yes", "--dir", str(folder))
+    running.wait_for(folder, 3)
+    victims = running.workers()
+    assert victims
+    os.kill(victims[0], signal.SIGKILL)
+    said = running.output()
+    assert running.process.returncode == 0, said
+    pd.testing.assert_frame_equal(table(folder), undisturbed)
+    assert (pd.read_parquet(folder / "trials.parquet")["attempts"] > 1).any()
+
+
+def test_interrupted_it_says_how_to_go_on(calm, tmp_path):
+    file, _ = calm
+    folder = tmp_path / "interrupted"
+    running = Running(tmp_path / "log", "run", str(file), "--yes", "--dir", str(folder))
+    running.wait_for(folder, 2)
+    running.process.send_signal(signal.SIGINT)
+    said = running.output()
+    assert running.process.returncode == 130, said
+    assert f"isoflop resume {folder}" in said
