@@ -1,0 +1,74 @@
+"""Runs, fits and a prediction as one self-contained HTML page, and as Markdown beside it.
+
+A pure function of its input: the same runs and fits give the same bytes. Needs no network, to
+write or to read. Examples of the sections are in `report_laws` and `report_runs`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from analysis import report_laws, report_runs
+from analysis.fit import Fits
+from analysis.predict import Prediction
+from analysis.report_page import LeftOut, Page, Section, Story
+from analysis.runs import Runs
+from analysis.style import stylesheet
+
+_SECTIONS: tuple[Callable[[Story], Section | LeftOut], ...] = (
+    report_laws.answer,
+    report_laws.certainty,
+    report_laws.isoflop,
+    report_laws.allocation,
+    report_laws.loss_law,
+    report_runs.rates,
+    report_runs.pruning,
+    report_runs.curves,
+    report_runs.trials,
+    report_runs.provenance,
+)
+"""In reading order."""
+
+
+def write(
+    runs: Runs,
+    fits: Fits,
+    prediction: Prediction | None,
+    path: Path,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write the report to `path` as HTML and beside it, ending in .md, as Markdown.
+
+    Args:
+        runs: what was run.
+        fits: what was fitted to it.
+        prediction: the allocation asked for; without one the page opens with the law.
+        path: the HTML file.
+        title: the page's heading.
+        notes: sentences to show above everything else, such as what the corpus said of itself.
+    """
+    story = Story(runs=runs, fits=fits, prediction=prediction)
+    made = [section(story) for section in _SECTIONS]
+    page = Page(
+        title=title,
+        notes=tuple(notes),
+        sections=tuple(part for part in made if isinstance(part, Section)),
+        left_out=tuple(part for part in made if isinstance(part, LeftOut)),
+    )
+    path.write_text(_render("report.html.jinja", page), encoding="utf-8")
+    path.with_suffix(".md").write_text(_render("report.md.jinja", page), encoding="utf-8")
+
+
+def _render(template: str, page: Page) -> str:
+    environment = Environment(
+        loader=PackageLoader("analysis"),
+        autoescape=template.endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(page=page, stylesheet=stylesheet())

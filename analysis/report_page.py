@@ -1,0 +1,90 @@
+"""What a report consists of, before it is HTML or Markdown: sections of text, tables, figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.fit import Fits
+from analysis.predict import Prediction
+from analysis.runs import Runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What a report tells."""
+
+    runs: Runs
+    fits: Fits
+    prediction: Prediction | None
+    """The allocation asked for, if one was."""
+
+    @property
+    def target(self) -> float | None:
+        """The budget asked for, FLOP."""
+        return self.prediction.budget if self.prediction else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str
+    value: float | None = None
+    """What to sort by, where it is a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table; its first column names the row."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sortable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure, with what it says in words for those who cannot see it."""
+
+    svg: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One section."""
+
+    key: str
+    """Its anchor."""
+    title: str
+    text: tuple[str, ...] = ()
+    """Paragraphs."""
+    points: tuple[str, ...] = ()
+    """A list of sentences."""
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A section that these runs cannot fill."""
+
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A whole report."""
+
+    title: str
+    notes: tuple[str, ...]
+    sections: tuple[Section, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of plain texts."""
+    cells = tuple(tuple(Cell(text) for text in row) for row in rows)
+    return Table(caption=caption, head=tuple(head), rows=cells)
