@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
+from types import ModuleType
 from typing import TypedDict
 
 import numpy as np
@@ -12,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from model.backprop import Backprop, derived
+from model.gradient import gradient
 from model.optim import AdamW
 from model.parametrization import initialize
-from model.precision import onednn, onednn_keeps_float32
 from model.progress import DIVERGED_LOSS, Progress
 from model.recipe import Recipe, rate
 from model.shape import Shape
@@ -25,9 +25,6 @@ Tokens = NDArray[np.integer]
 
 WATCH = 100
 """Steps between two looks at the loss for divergence; each waits for the device."""
-
-ONEDNN_WIDTH = 64
-"""Width from which oneDNN's faster products outweigh its slower calls: measured, see README."""
 
 
 class State(TypedDict):
@@ -57,6 +54,7 @@ class Training:
         device: where to train.
         model: what to train instead of the decoder of `shape`, initialized by whoever made it:
             tokens (batch, time) to logits (batch, time, vocab_size).
+        compiled: let `torch.compile` have the model; not worth its time for small runs on CPU.
 
     Raises:
         ValueError: `report_at` does not rise to end at `steps`.
@@ -75,17 +73,21 @@ class Training:
         flops_per_step: int,
         device: str = "cpu",
         model: nn.Module | None = None,
+        compiled: bool = False,
     ) -> None:
         if list(report_at) != sorted(set(report_at)) or not report_at or report_at[-1] != steps:
             raise ValueError(f"report_at must rise to {steps}, the run's steps, got {report_at}")
         if report_at[0] < 1:
             raise ValueError(f"report_at must begin at step 1 or later, got {report_at[0]}")
+        self.device = torch.device(device)
         weights, dropout = (
-            torch.Generator().manual_seed(int(stream.generate_state(1, np.uint64)[0]))
-            for stream in np.random.SeedSequence(seed).spawn(2)
+            torch.Generator(place).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
+            for stream, place in zip(
+                np.random.SeedSequence(seed).spawn(2), ("cpu", device), strict=True
+            )
         )
         if model is None:
-            with torch.random.fork_rng():  # torch draws first values of its own
+            with torch.random.fork_rng(devices=[]):  # torch draws first values of its own
                 model = BasicsTransformerLM.from_shape(shape, recipe.dropout)
             initialize(model, shape.num_layers, recipe.parametrization, weights)
         self.shape = shape
@@ -94,15 +96,12 @@ class Training:
         self.report_at = report_at
         self.batches = batches
         self.flops_per_step = flops_per_step
-        self.device = torch.device(device)
         self.model = model.to(self.device)
         self.optimizer = AdamW(self.model, recipe, shape.d_model)
         self.held_out = [self._tensor(tokens) for tokens in held_out]
-        exact = recipe.dtype == "float32"
-        by_hand = exact and derived(self.model, self.device)
-        self._gradient = self._derived() if by_hand else self._autograd
-        wide = shape.d_model >= ONEDNN_WIDTH
-        self._products = onednn if by_hand and wide and onednn_keeps_float32() else nullcontext
+        self._gradient = gradient(
+            self.model, self.optimizer, recipe, self.device, compiled=compiled
+        )
         self._random = dropout.get_state()
         self._loss_sum = torch.zeros((), device=self.device)
         self._step = 0
@@ -145,45 +144,49 @@ class Training:
         self._diverged = state["diverged"]
 
     def _tensor(self, tokens: Tokens) -> Tensor:
-        return torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device)
+        host = torch.from_numpy(np.asarray(tokens, dtype=np.int64))
+        if self.device.type == "cuda":
+            return host.pin_memory().to(self.device, non_blocking=True)
+        return host
 
     def _advance(self, stop: int) -> None:
         """Train until `stop` steps are done or the loss is no number."""
         self.model.train()
         self._loss_sum.zero_()
         self._reported = self._step
-        with torch.random.fork_rng(), self._products():
-            torch.set_rng_state(self._random)
-            while self._step < stop:
+        loading = 0.0
+        begin = self._clock()
+        with self._randomness() as source:
+            while self._step < stop and not self._lost():
+                before = time.perf_counter()
                 tokens = self._tensor(self.batches(self._step))
-                begin = time.perf_counter()
+                loading += time.perf_counter() - before
                 self._loss_sum += self._gradient(tokens)
                 self.optimizer.step(rate(self._step, self.steps, self.recipe))
-                self._seconds += time.perf_counter() - begin
                 self._step += 1
-                if self._step % WATCH == 0 and not math.isfinite(self._loss_sum.item()):
-                    break
-            self._random = torch.get_rng_state()
+            self._random = source.get_rng_state()
+        # A GPU trains on while the next batch is loaded: only what it waits for is in the way.
+        self._seconds += self._clock() - begin - (loading if self.device.type == "cpu" else 0.0)
 
-    def _derived(self) -> Backprop:
-        """The gradient written out, into the optimizer's buffer."""
-        names = self.optimizer.names
-        weights = [weight.detach() for weight in self.optimizer.parameters]
-        gradients = dict(zip(names, self.optimizer.gradients, strict=True))
-        named = dict(zip(names, weights, strict=True))
-        return Backprop(self.shape, self.recipe.batch_size, named, gradients)
+    def _clock(self) -> float:
+        """Seconds, once the device has done all it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
-    def _autograd(self, tokens: Tensor) -> Tensor:
-        """Mean loss of a batch, its gradient left in the optimizer's buffer."""
-        dtype = getattr(torch, self.recipe.dtype)
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            logits = self.model(tokens[:, :-1])
-        loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        gradients = torch.autograd.grad(
-            loss, self.optimizer.parameters, allow_unused=True, materialize_grads=True
-        )
-        torch.cat([g.reshape(-1) for g in gradients], out=self.optimizer.gradient)
-        return loss.detach()
+    @contextmanager
+    def _randomness(self) -> Iterator[ModuleType]:
+        """Torch's own randomness on the device (dropout) set to the run's, and back at the end."""
+        cuda = self.device.type == "cuda"
+        source = torch.cuda if cuda else torch.random
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            source.set_rng_state(self._random)
+            yield source
+
+    def _lost(self) -> bool:
+        """Whether, at a step at which it is looked at, the loss is no number."""
+        looked_at = self._step % WATCH == 0 and self._step > self._reported
+        return looked_at and not math.isfinite(self._loss_sum.item())
 
     def _progress(self) -> Progress:
         """Evaluate and say where the run stands."""

@@ -1,0 +1,115 @@
+"""A batch's mean loss and its gradient, by the fastest way that model, device and dtype allow."""
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from model.backprop import Backprop, derived
+from model.optim import AdamW
+from model.precision import onednn, onednn_keeps_float32
+from model.recipe import Recipe
+from model.shape import Shape
+from model.transformer import BasicsTransformerLM
+
+Gradient = Callable[[Tensor], Tensor]
+"""Tokens (batch_size, context_length + 1) to their mean loss, nat/token; the gradient is left in
+the optimizer's buffer."""
+
+ONEDNN_WIDTH = 64
+"""Width from which oneDNN's faster products outweigh its slower calls: measured, see README.md."""
+
+
+class Autograd:
+    """The gradient of any module from tokens to logits."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: AdamW, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.precision = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See `Gradient`."""
+        with self.precision:
+            logits = self.model(tokens[:, :-1])
+        loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        gradients = torch.autograd.grad(
+            loss, self.optimizer.parameters, allow_unused=True, materialize_grads=True
+        )
+        torch.cat([g.reshape(-1) for g in gradients], out=self.optimizer.gradient)
+        return loss.detach()
+
+
+def gradient(
+    model: nn.Module, optimizer: AdamW, recipe: Recipe, device: torch.device, *, compiled: bool
+) -> Gradient:
+    """How `Training` gets its gradients.
+
+    The plain decoder on a CPU has them written out; there "bfloat16" lets oneDNN round products
+    where the CPU has units for it. Everything else goes through autograd, "bfloat16" by autocast.
+    """
+    if derived(model, device) and not compiled:
+        return _written_out(model, optimizer, recipe)
+    if compiled:
+        model.compile()
+    return Autograd(model, optimizer, getattr(torch, recipe.dtype), device)
+
+
+def _written_out(model: nn.Module, optimizer: AdamW, recipe: Recipe) -> Gradient:
+    assert isinstance(model, BasicsTransformerLM)
+    weights = [weight.detach() for weight in optimizer.parameters]
+    backprop = Backprop(
+        model.shape,
+        recipe.batch_size,
+        dict(zip(optimizer.names, weights, strict=True)),
+        dict(zip(optimizer.names, optimizer.gradients, strict=True)),
+    )
+    exact = model.shape.d_model >= ONEDNN_WIDTH and onednn_keeps_float32()
+    if recipe.dtype == "float32" and not exact:
+        return backprop
+
+    def through_onednn(tokens: Tensor) -> Tensor:
+        with onednn():
+            return backprop(tokens)
+
+    return through_onednn
+
+
+def probe(
+    shape: Shape, batch_size: int, device: str = "cpu", seconds: float = 1.0
+) -> Literal["float32", "bfloat16"]:
+    """The dtype in which a training step of `shape` is fastest here: run it once a sweep.
+
+    Times blocks of gradients in both for about `seconds` after a warm-up and takes the lower
+    minimum, float32 unless bfloat16 gains a tenth. A CPU without bfloat16 units is not timed.
+    """
+    place = torch.device(device)
+    if place.type == "cpu" and onednn_keeps_float32():
+        return "float32"
+    with torch.random.fork_rng(devices=[]):
+        model = BasicsTransformerLM.from_shape(shape).to(place)
+        size = (batch_size, shape.context_length + 1)
+        tokens = torch.randint(shape.vocab_size, size, device=place)
+    fastest: dict[str, float] = {}
+    for dtype in ("float32", "bfloat16"):
+        recipe = Recipe(learning_rate=1.0, batch_size=batch_size, dtype=dtype)
+        optimizer = AdamW(model, recipe, shape.d_model)
+        call = gradient(model, optimizer, recipe, place, compiled=False)
+        fastest[dtype] = _fastest(call, tokens, seconds / 2)
+    return "bfloat16" if fastest["bfloat16"] < 0.9 * fastest["float32"] else "float32"
+
+
+def _fastest(call: Gradient, tokens: Tensor, seconds: float) -> float:
+    """Seconds of the fastest call that fits in `seconds`, the first two not counted."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        call(tokens).item()  # waits for the device
+        times.append(time.perf_counter() - begin)
+    return min(times[2:])

@@ -1,0 +1,88 @@
+"""Which way a gradient is computed, and the probe that chooses the dtype."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+import model.gradient
+from model.backprop import Backprop
+from model.gradient import Autograd, gradient, probe
+from model.optim import AdamW
+from model.recipe import Recipe
+from model.shape import Shape
+from model.transformer import BasicsTransformerLM
+
+SHAPE = Shape(d_model=32, num_layers=2, num_heads=2, d_ff=128, vocab_size=64, context_length=16)
+RECIPE = Recipe(learning_rate=0.02, batch_size=4)
+CPU = torch.device("cpu")
+
+
+def way(shape=SHAPE, dtype="float32", compiled=False):
+    torch.manual_seed(1)
+    decoder = BasicsTransformerLM.from_shape(shape)
+    recipe = dataclasses.replace(RECIPE, dtype=dtype)
+    optimizer = AdamW(decoder, recipe, shape.d_model)
+    return gradient(decoder, optimizer, recipe, CPU, compiled=compiled), optimizer
+
+
+def precision_within(call, monkeypatch):
+    """The precision torch is told to multiply in while `call` runs."""
+    seen = []
+    original = torch.mm
+
+    def spy(*args, **given):
+        seen.append(torch.get_float32_matmul_precision())
+        return original(*args, **given)
+
+    monkeypatch.setattr(torch, "mm", spy)
+    call(torch.zeros(4, 17, dtype=torch.long))
+    assert torch.get_float32_matmul_precision() == "highest"
+    return set(seen)
+
+
+@pytest.mark.parametrize("units", [True, False], ids=["bfloat16 units", "none"])
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_are_never_rounded_unless_asked(units, width, dtype, monkeypatch):
+    monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: not units)
+    call, _ = way(dataclasses.replace(SHAPE, d_model=width), dtype)
+    through_onednn = dtype == "bfloat16" or (width >= 64 and not units)
+    expected = "medium" if through_onednn else "highest"
+    assert precision_within(call, monkeypatch) == {expected}
+
+
+def test_variants_go_through_autograd():
+    assert isinstance(way()[0], Backprop)
+    assert isinstance(way(dataclasses.replace(SHAPE, ffn="swiglu"))[0], Autograd)
+
+
+@pytest.mark.parametrize(
+    "float32, bfloat16, chosen", [(1.0, 0.5, "bfloat16"), (1.0, 0.95, "float32"), (1, 2, "float32")]
+)
+def test_the_probe_takes_bfloat16_where_it_gains_a_tenth(monkeypatch, float32, bfloat16, chosen):
+    times = iter((float32, bfloat16))
+    monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: False)
+    monkeypatch.setattr(model.gradient, "_fastest", lambda call, tokens, seconds: next(times))
+    assert probe(SHAPE, 4) == chosen
+
+
+def test_the_probe_times_real_steps(monkeypatch):
+    monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: False)
+    torch.manual_seed(1)
+    assert probe(SHAPE, 4, seconds=0.2) in ("float32", "bfloat16")
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler warns itself
+def test_a_compiled_model_has_the_same_gradient():
+    tokens = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(1))
+    plain, reference = way()
+    call, optimizer = way(compiled=True)
+    torch.testing.assert_close(call(tokens), plain(tokens))
+    torch.testing.assert_close(optimizer.gradient, reference.gradient)
