@@ -23,13 +23,18 @@ class Recipe:
     weight_decay: float = 0.0
     """Decoupled decay of matrices, times their rate; embeddings, gains and biases have none."""
     warmup: float = 0.15
-    """Share of the run in which the rate rises linearly."""
+    """Share of the run in which the rate rises linearly; 0 starts at the peak."""
+    warmup_floor: int = 0
+    """Fewest steps of a warm-up, where there is one and the run is long enough."""
     schedule: Schedule = "linear"
     """Shape of the rate after warm-up; "wsd" stays at the peak until `cooldown`."""
     final_fraction: float = 0.0
     """Share of the peak that the rate comes down to at the end of the run."""
     cooldown: float = 0.2
     """Share of the run in which "wsd" comes down, linearly."""
+    cooldown_floor: int = 100
+    """Fewest steps of that, where the run is long enough: a share alone leaves wide models, whose
+    runs are short, too few."""
     beta1: float = 0.9
     """Decay of the first moment, per step."""
     beta2: float = 0.99
@@ -53,6 +58,8 @@ class Recipe:
             "warmup from 0 to 1": 0 <= self.warmup <= 1,
             "final_fraction from 0 to 1": 0 <= self.final_fraction <= 1,
             "cooldown from 0 to 1": 0 <= self.cooldown <= 1,
+            "warmup_floor at least 0": self.warmup_floor >= 0,
+            "cooldown_floor at least 0": self.cooldown_floor >= 0,
             "beta1 from 0, below 1": 0 <= self.beta1 < 1,
             "beta2 from 0, below 1": 0 <= self.beta2 < 1,
             "grad_clip above 0": self.grad_clip > 0,
@@ -70,21 +77,27 @@ class Recipe:
 def rate(step: int, steps: int, recipe: Recipe) -> float:
     """Multiplier of the peak rate for optimizer step `step`, counted from 0, of a run of `steps`.
 
-    Warm-up takes w = round(warmup · steps) steps and gives (step + 1) / w: the first step already
-    moves. After it the rate is that of the step's beginning, so `final_fraction` is reached at the
-    run's end and the last step of a run to zero still has a positive rate.
+    Warm-up takes w = round(warmup · steps) steps (`warmup_floor` if that is more) and gives
+    (step + 1) / w: the first step already moves. After it the rate is that of the step's
+    beginning, so `final_fraction` is reached at the run's end and the last step of a run to zero
+    still has a positive rate.
     """
-    warmup = round(recipe.warmup * steps)
+    warmup = _share(recipe.warmup, recipe.warmup_floor, steps)
     if step < warmup:
         return (step + 1) / warmup
     if recipe.schedule == "constant":
         return 1.0
     start = warmup
     if recipe.schedule == "wsd":
-        start = max(warmup, steps - round(recipe.cooldown * steps))
+        start = max(warmup, steps - _share(recipe.cooldown, recipe.cooldown_floor, steps))
     if step < start:
         return 1.0
     left = (steps - step) / (steps - start)
     if recipe.schedule == "cosine":
         left = 0.5 * (1 - math.cos(math.pi * left))
     return recipe.final_fraction + (1 - recipe.final_fraction) * left
+
+
+def _share(share: float, floor: int, steps: int) -> int:
+    """Steps in `share` of a run of `steps`, at least `floor` but no more than there are."""
+    return min(steps, max(floor, round(share * steps))) if share else 0

@@ -32,8 +32,11 @@ def fresh(parametrization="mup", seed=1, **variant):
     warmup=st.floats(0, 1),
     final=st.floats(0, 1),
     cooldown=st.floats(0, 1),
+    floor=st.integers(0, 200),
 )
-def test_every_step_moves_and_none_is_above_the_peak(steps, schedule, warmup, final, cooldown):
+def test_every_step_moves_and_none_is_above_the_peak(
+    steps, schedule, warmup, final, cooldown, floor
+):
     recipe = Recipe(
         learning_rate=1.0,
         batch_size=1,
@@ -41,6 +44,8 @@ def test_every_step_moves_and_none_is_above_the_peak(steps, schedule, warmup, fi
         warmup=warmup,
         final_fraction=final,
         cooldown=cooldown,
+        warmup_floor=floor,
+        cooldown_floor=floor,
     )
     rates = [rate(step, steps, recipe) for step in range(steps)]
     assert all(0 < r <= 1 for r in rates)
@@ -62,10 +67,21 @@ def test_cosine_and_wsd_rates_by_hand():
     middle = 0.1 + 0.9 * 0.5
     assert [rate(s, 8, cosine) for s in (0, 4, 8)] == pytest.approx([1, middle, 0.1])
     assert rate(2, 8, cosine) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
-    wsd = dataclasses.replace(RECIPE, warmup=0.1, schedule="wsd", cooldown=0.4)
+    wsd = dataclasses.replace(RECIPE, warmup=0.1, schedule="wsd", cooldown=0.4, cooldown_floor=0)
     assert [rate(s, 10, wsd) for s in (0, 5, 6, 7, 9, 10)] == pytest.approx(
         [1, 1, 1, 0.75, 0.25, 0]
     )
+
+
+def test_floors_lengthen_short_runs_only():
+    recipe = dataclasses.replace(
+        RECIPE, schedule="wsd", warmup=0.1, warmup_floor=8, cooldown=0.2, cooldown_floor=30
+    )
+    short = [rate(step, 50, recipe) for step in range(50)]
+    assert [short.index(1), 50 - sum(r == 1 for r in short[8:]) - 8] == [7, 29]
+    long = [rate(step, 1000, recipe) for step in range(1000)]
+    assert [long.index(1), long[100:].count(1)] == [99, 701]
+    assert rate(0, 50, dataclasses.replace(recipe, warmup=0)) == 1
 
 
 def test_a_wrong_recipe_names_every_fault():
