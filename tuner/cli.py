@@ -418,6 +418,16 @@ def _check_names() -> None:
             )
 
 
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Errors that are a person's; looked up when something was raised, because they load pandas."""
+    from analysis.results import FitError
+    from analysis.tables import RunTableError
+    from data.errors import CorpusError
+    from tuner.config import ConfigError
+
+    return ConfigError, CorpusError, FitError, RunTableError
+
+
 def _leave(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
         print(f"isoflop: {line}", file=sys.stderr)
@@ -427,12 +437,9 @@ def _leave(message: str, code: int) -> NoReturn:
 def main() -> None:
     """Run the command; a person's mistake ends in one line each, not in a traceback."""
     _check_names()
-    from data.errors import CorpusError
-    from tuner.config import ConfigError
-
     try:
         app()
-    except (ConfigError, CorpusError) as error:
+    except _mistakes() as error:
         _leave(str(error), YOUR_INPUT)
     except OSError as error:
         _leave(f"{error.filename or 'file'}: {error.strerror or error}", YOUR_INPUT)

@@ -1,5 +1,6 @@
 """The plan as a table for a terminal."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -8,14 +9,15 @@ from tuner.plan import Plan
 
 def show(plan: Plan, console: Console) -> None:
     """Print the plan's numbers and warnings."""
-    table = Table(title=f"{plan.name}: {plan.trials} trials", title_justify="left")
+    title = f"{plan.name}: {plan.trials} trials"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "FLOP", "expected"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for b in plan.budgets:
         first, last = b.shapes[0], b.shapes[-1]
         table.add_row(
             f"{b.budget:g}", str(b.trials),
-            f"{len(b.shapes)}: {first[0]}x{first[1]} … {last[0]}x{last[1]}",
+            f"{first[0]}x{first[1]} … {last[0]}x{last[1]}",
             _range(b.params), _range(b.tokens), _range(b.steps),
             f"{b.flops:.3g}", f"{b.flops_expected:.3g}",
         )  # fmt: skip

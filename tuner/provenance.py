@@ -26,8 +26,6 @@ class Provenance:
     """Length of the training split, token."""
     bytes_per_token: float
     """Of the held-out split, byte."""
-    peak_flops: float
-    """Of one slot, FLOP/s, as probed; 0 if unknown."""
 
     def determining(self) -> dict[str, str]:
         """The part that rows are a function of."""

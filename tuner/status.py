@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from tuner import plan, space
@@ -143,11 +144,11 @@ _SHOWN = ("completed", "pruned", "failed", "running", "waiting")
 def table(status: SweepStatus) -> Table:
     """The status as a table for a terminal."""
     title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP"
-    shown = Table(title=title, title_justify="left")
-    for heading in ("budget", "planned", *_SHOWN, "FLOP", "best loss", "size", "rate"):
-        shown.add_column(heading, justify="right")
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for heading in ("budget", "trials", *_SHOWN[:4], "FLOP", "best loss", "size", "rate"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for b in status.budgets:
-        counts = [str(getattr(b, name)) for name in ("planned", *_SHOWN)]
+        counts = [str(getattr(b, name)) for name in ("planned", *_SHOWN[:4])]
         best = ["", "", ""]
         if b.best_loss is not None and b.best_size is not None:
             best = [f"{b.best_loss:.4f}", f"{b.best_size[0]}x{b.best_size[1]}"]

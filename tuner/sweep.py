@@ -61,14 +61,14 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
         engine = Engine(sweep, ledger, studies, cap=plan.plan(sweep).cap)
-        job = Job(
-            sweep=sweep,
-            vocab_size=provenance.vocab_size,
-            corpus=None if corpus is None else corpus.folder.resolve(),
-            checkpoints=(folder / "checkpoints").resolve(),
-            peak_flops=provenance.peak_flops,
-        )
         with _ray(sweep, address):
+            job = Job(
+                sweep=sweep,
+                vocab_size=provenance.vocab_size,
+                corpus=None if corpus is None else corpus.folder.resolve(),
+                checkpoints=(folder / "checkpoints").resolve(),
+                peak_flops=_peak(sweep, ledger),
+            )
             _fit(engine, job, folder, provenance)
         export(folder, sweep, ledger, provenance)
         unfinished = ledger.records("running", "waiting")
@@ -115,7 +115,6 @@ def _provenance(sweep: Sweep, corpus: Corpus | None) -> Provenance:
         vocab_size=corpus.vocab_size if corpus else plan.vocabulary(sweep),
         train_tokens=corpus.train_tokens if corpus else 0,
         bytes_per_token=corpus.bytes_per_token if corpus else 0.0,
-        peak_flops=0.0,
     )
 
 
@@ -139,6 +138,19 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _peak(sweep: Sweep, ledger: Ledger) -> float:
+    """The peak of one slot, FLOP/s: probed once a sweep, where trials will run."""
+    if sweep.backend != "train":
+        return 0.0
+    stands = ledger.fact("peak_flops")
+    if stands is None:
+        resources = sweep.resources
+        probe = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)
+        found = ray.get(probe(trainable.probe_peak).remote(sweep))
+        stands = ledger.write_fact("peak_flops", repr(found))
+    return float(stands)
 
 
 def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None:

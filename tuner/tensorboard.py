@@ -49,8 +49,9 @@ class TensorBoard(Callback):
         asked_for |= {"budget": asked["budget"], "learning_rate": asked["learning_rate"]}
         final = {"final_loss": float(trial.last_result["loss"])}
         # Not add_hparams: it opens a second file, of the same name if the second is the same.
-        for summary in hparams(asked_for, final):
-            writer.file_writer.add_summary(summary)
+        if writer.file_writer is not None:
+            for summary in hparams(asked_for, final):
+                writer.file_writer.add_summary(summary)
         writer.add_scalar("final_loss", final["final_loss"])
         writer.close()
 

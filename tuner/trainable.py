@@ -10,6 +10,7 @@ from tuner import space
 from tuner.attempt import attempt, checkpoint_path
 from tuner.backends import contract
 from tuner.backends.contract import Job
+from tuner.config import Sweep
 from tuner.space import Question
 
 
@@ -24,6 +25,17 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
     run = contract.start(job, trial)
     for progress in attempt(run, checkpoint_path(job, trial.key)):
         tune.report(_result(trial.key, progress, job, run.device))
+
+
+def probe_peak(sweep: Sweep) -> float:
+    """Peak FLOP/s of one slot, on the device, with the threads and in the dtype of its trials."""
+    import torch  # noqa: PLC0415  a sweep on a law needs none
+
+    from model.peak import peak_flops  # noqa: PLC0415
+
+    torch.set_num_threads(max(1, int(sweep.resources.cpus_per_trial)))
+    device = "cuda" if sweep.resources.gpus_per_trial > 0 else "cpu"
+    return peak_flops(sweep.training.dtype, device)
 
 
 def _result(key: str, progress: Progress, job: Job, device: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SETTLED = {
 def provenance(sweep):
     return Provenance(
         commit="c", torch="", corpus="", tokenizer="", vocab_size=plan.vocabulary(sweep),
-        train_tokens=0, bytes_per_token=0.0, peak_flops=0.0,
+        train_tokens=0, bytes_per_token=0.0,
     )  # fmt: skip
 
 

@@ -1,0 +1,169 @@
+"""The command: every verb, every message a person can get from it, and what it does not load."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from tuner import simulate
+from tuner.cli import app
+from tuner.config import load
+
+
+def isoflop(*arguments, cwd=None):
+    """The command in a process of its own, as a person runs it."""
+    command = [sys.executable, "-m", "tuner.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def invoke(*arguments):
+    """The command in this process; its result must be a success."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def law(root):
+    return root / "tuner" / "sweeps" / "law.toml"
+
+
+@pytest.fixture(scope="module")
+def simulated(law, tmp_path_factory):
+    """A finished sweep's folder."""
+    from tuner import plan, provenance, sweep
+    from tuner.ledger import Ledger
+
+    folder = tmp_path_factory.mktemp("cli") / "law"
+    folder.mkdir()
+    config = load(law, ["search.trials=2"])
+    sweep.write(config, folder)
+    ledger = Ledger(folder / "ledger.db")
+    found = provenance.Provenance(
+        commit="c", torch="", corpus="", tokenizer="", vocab_size=plan.vocabulary(config),
+        train_tokens=0, bytes_per_token=0.0,
+    )  # fmt: skip
+    provenance.settle(ledger, found)
+    ledger.close()
+    simulate.simulate(config, folder, slots=4)
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("plan", "--help"), ("plan", "LAW")])
+def test_light_commands_load_neither_torch_nor_ray(law, arguments):
+    arguments = [str(law) if a == "LAW" else a for a in arguments]
+    code = (
+        "import sys\nfrom tuner.cli import main\n"
+        f"sys.argv = ['isoflop', *{arguments!r}]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_command_has_an_example():
+    verbs = [command.callback for command in app.registered_commands]
+    for verb in verbs:
+        assert f"Example: isoflop {verb.__name__} " in verb.__doc__ + " "
+
+
+def test_plan_as_json_carries_the_table_s_numbers(law):
+    counted = json.loads(invoke("plan", law, "--json").stdout)
+    assert counted["trials"] == sum(b["trials"] for b in counted["budgets"]) == 108
+    assert set(counted["budgets"][0]) >= {"budget", "shapes", "params", "tokens", "steps", "flops"}
+    assert "1e+17" in invoke("plan", law).stdout
+
+
+def test_status_and_export(simulated, tmp_path):
+    standing = json.loads(invoke("status", simulated, "--json").stdout)
+    assert standing["ended"] == sum(b["completed"] + b["pruned"] for b in standing["budgets"])
+    assert "best loss" in invoke("status", simulated).stdout
+    paths = invoke("export", simulated, "-o", tmp_path / "t.csv").stdout.split()
+    assert [os.path.exists(path) for path in paths] == [True] * 3  # noqa: PTH110
+
+
+def test_export_fit_predict_report(simulated, tmp_path):
+    invoke("export", simulated)
+    answer = json.loads(invoke("fit", simulated, "--json", "--at", "1e21").stdout)
+    assert {fit["name"] for fit in answer["approaches"]} >= {"argmin", "parabola", "chinchilla"}
+    assert "1e+21" in answer["approaches"][0]["n_opt"]
+    assert "parabola" in invoke("fit", simulated).stdout
+    told = json.loads(invoke("predict", simulated, "--budget", "1e20", "--json").stdout)
+    assert told["params"]["low"] < told["params"]["value"] < told["params"]["high"]
+    assert told["shape"]["d_model"] % told["shape"]["num_heads"] == 0
+    page = tmp_path / "page.html"
+    assert str(page) in invoke("report", simulated, "-o", page).stdout
+    assert "<svg" in page.read_text()
+    assert json.loads((simulated / "fit.json").read_text())["n"] > 0
+
+
+def test_train_and_generate(text, tmp_path):
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f'name = "s"\nbudgets = [1e9]\n[data]\nsource = "{text}"\nheld_out_tokens = 4096\n'
+    )
+    arguments = ("--size", "1x16", "--budget", "3e8", "--learning-rate", "0.02")
+    model = tmp_path / "model"
+    invoke("train", file, *arguments, "--dir", model)
+    said = invoke("generate", model, "--prompt", "5 is ", "--tokens", "12").stdout
+    assert said.startswith("5 is ")
+    assert said == invoke("generate", model, "--prompt", "5 is ", "--tokens", "12").stdout
+    wrong = isoflop("train", file, *arguments, "--dir", model, "--seed", "1")
+    assert wrong.returncode == 2
+    assert "holds a model of another configuration" in wrong.stderr
+
+
+def test_prepare_a_corpus(text, tmp_path):
+    facts = json.loads(invoke("data", "prepare", text, "--dir", tmp_path, "--json").stdout)
+    assert facts["vocab_size"] == 256
+    assert facts["train_tokens"] > facts["held_out_tokens"] > 0
+
+
+def test_the_doctor_is_content_here():
+    checks = json.loads(invoke("doctor", "--json").stdout)
+    assert checks["training"]["value"] > 0
+    assert checks["peak"]["value"] > checks["training"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("plan", "absent.toml"), "absent.toml: no such file. Ready ones are in tuner/sweeps/"),
+        (("plan", "LAW", "-s", "search.trails=3"), "Did you mean `search.trials`?"),
+        (("plan", "LAW", "-s", "cap.flops=1"), "buys no trial at the smallest budget"),
+        (("run", "LAW", "-s", "budgets=[]", "--yes"), "law.toml: `budgets` = []"),
+        (("status", "nowhere"), "nowhere: no sweep here (no ledger.db)"),
+        (("resume", "nowhere"), "nowhere: no sweep here (no ledger.db)"),
+        (("export", "nowhere"), "nowhere: no sweep here (no ledger.db)"),
+        (("fit", "nowhere.csv"), "nowhere.csv"),
+        (("predict", "nowhere.csv", "--budget", "1e20"), "nowhere.csv"),
+        (("report", "nowhere.csv"), "nowhere.csv"),
+        (("fit", "nowhere.csv", "--map", "loss"), "expected THEIRS=OURS"),
+        (("data", "prepare", "nowhere"), "nowhere: no such file, folder or pattern"),
+        (("generate", "nowhere"), "nowhere: no trained model here"),
+        (
+            ("train", "LAW", "--size", "big", "--budget", "1e9", "--learning-rate", "1"),
+            "--size big: expected layers and width, as 2x32",
+        ),
+    ],
+)
+def test_wrong_input_gets_one_clear_line(law, tmp_path, arguments, said):
+    result = isoflop(*[law if a == "LAW" else a for a in arguments], cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+    assert all(line.startswith("isoflop: ") for line in result.stderr.splitlines())
+
+
+def test_somebody_else_s_model_py_is_named(tmp_path):
+    (tmp_path / "model.py").write_text("raise SystemExit('wrong module')")
+    code = "import sys; sys.path.insert(0, '.'); from tuner.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert result.returncode == 2
+    assert f"{tmp_path / 'model.py'}: shadows isoflop's own `model`" in result.stderr

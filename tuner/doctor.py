@@ -1,0 +1,122 @@
+"""Is this machine sound, and how fast? Each check says what it found and what mends it."""
+
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from tuner import space
+from tuner.config import Sweep
+from tuner.provenance import version
+from tuner.space import Question
+
+PYTHON = (3, 11)
+MEMORY = 4
+"""Least memory for two slots and Ray's object store, GiB."""
+DISK = 2
+"""Least free disk for a sweep's folder and corpora, GiB."""
+FILES = 1024
+"""Least open files for Ray on one machine; its clusters want 65,536."""
+SWEEP_PACKAGES = ("torch", "ray", "optuna", "tensorboardX", "tokenizers")
+MEASURED = (1, 32)
+"""Layers and width of the model whose training speed is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    sound: bool
+    found: str
+    remedy: str = ""
+    """The command or step that mends it; empty if sound."""
+    value: float | None = None
+    """The number found, where it is one."""
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def examine() -> list[Check]:
+    """Every check, the slow ones last."""
+    return list(_checks())
+
+
+def _checks() -> Iterator[Check]:
+    yield _at_least(
+        "python", sys.version_info[0] + sys.version_info[1] / 100, 3.11, "3.11 or later"
+    )
+    missing = [name for name in SWEEP_PACKAGES if find_spec(name) is None]
+    versions = ", ".join(f"{n} {version(n)}" for n in SWEEP_PACKAGES if n not in missing)
+    yield Check(
+        name="packages",
+        sound=not missing,
+        found=f"missing: {', '.join(missing)}" if missing else versions,
+        remedy="pip install 'isoflop[sweep]'" if missing else "",
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check(name="cores", sound=True, found=f"{cores}", value=float(cores or 1))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield _at_least("memory", memory, MEMORY, "a machine with more memory, or resources.slots = 1")
+    disk = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield _at_least("disk", disk, DISK, "free disk space, or another folder: --dir")
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    yield _at_least("open files", files, FILES, "ulimit -n 65536")
+    if not missing:
+        yield from _speed()
+
+
+def _at_least(name: str, value: float, least: float, remedy: str) -> Check:
+    sound = value >= least
+    found = f"{value:.4g}" + ("" if sound else f", at least {least:g} is wanted")
+    return Check(name=name, sound=sound, found=found, remedy="" if sound else remedy, value=value)
+
+
+def _speed() -> Iterator[Check]:
+    """The device, its peak, and what real training makes of it, on one thread a slot."""
+    import torch  # noqa: PLC0415  the checks above tell whether it is there
+
+    from model.peak import peak_flops  # noqa: PLC0415
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    yield Check(name="device", sound=True, found=name)
+    torch.set_num_threads(1)
+    peak = peak_flops("float32", device)
+    yield Check(name="peak", sound=True, found=f"{peak:.3g} FLOP/s, float32", value=peak)
+    speed = training_speed(device)
+    yield Check(
+        name="training",
+        sound=True,
+        found=f"{speed:.3g} FLOP/s a slot at {MEASURED[0]}x{MEASURED[1]}: "
+        f"put `flops_per_second = {speed:.2g}` under [resources]",
+        value=speed,
+    )
+
+
+def training_speed(device: str) -> float:
+    """Training FLOP/s of the default recipe on random tokens, compiling and warm-up excluded."""
+    from model.train import Training  # noqa: PLC0415
+    from tuner.backends.train import recipe  # noqa: PLC0415
+
+    sweep = Sweep(name="doctor", budgets=(1e10,))
+    question = Question(budget=1e10, size=MEASURED, learning_rate=1e-2, number=0, seed=0)
+    trial = space.trial(sweep, question, 256)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(256, size=(trial.batch_size, trial.shape.context_length + 1))
+    steps = (20, trial.steps)
+    training = Training(
+        shape=trial.shape, recipe=recipe(sweep, trial), steps=trial.steps, report_at=steps,
+        batches=lambda _: tokens, held_out=[tokens], seed=0,
+        flops_per_step=trial.flops_per_step, device=device,
+    )  # fmt: skip
+    warm, done = training.run()
+    return (done.flops - warm.flops) / (done.seconds - warm.seconds)
