@@ -43,19 +43,41 @@ class Part:
         return Part(prefix, self.weights, self.gradients)
 
 
+class Rows:
+    """A buffer of rows (batch · time, parts · d_model) and views of it, cut once for all steps."""
+
+    def __init__(self, shape: Shape, batch: int, parts: int) -> None:
+        time, heads, size = shape.context_length, shape.num_heads, shape.head_size
+        self.rows = torch.empty(batch * time, parts * shape.d_model)
+        self.transposed = self.rows.t()
+        self.parts = self.rows.view(batch, time, parts, heads, size).permute(2, 0, 3, 1, 4)
+
+
+class Heads:
+    """A buffer (parts, batch · head, time, head_size): what batched products write in one call."""
+
+    def __init__(self, shape: Shape, batch: int, parts: int) -> None:
+        time, heads, size = shape.context_length, shape.num_heads, shape.head_size
+        self.parts = torch.empty(parts, batch, heads, time, size)
+        self.each = self.parts.flatten(1, 2).unbind()
+        self.transposed = [part.transpose(1, 2) for part in self.each]
+
+
 class Scratch:
     """Buffers that every block overwrites."""
 
     def __init__(self, shape: Shape, batch: int) -> None:
-        rows, heads = batch * shape.context_length, batch * shape.num_heads
+        time, heads = shape.context_length, batch * shape.num_heads
         self.batch = batch
-        self.stream = torch.empty(rows, shape.d_model)
-        self.projected = torch.empty(rows, 3 * shape.d_model)
-        self.hidden = torch.empty(rows, shape.d_ff)
-        self.scores = torch.empty(heads, shape.context_length, shape.context_length)
-        self.by_head = torch.empty(3, heads, shape.context_length, shape.head_size)
-        future = torch.full((shape.context_length, shape.context_length), -math.inf).triu(1)
-        self.mask = future.expand_as(self.scores)
+        self.stream = Rows(shape, batch, 1)
+        self.projected = Rows(shape, batch, 3)
+        self.hidden = torch.empty(batch * time, shape.d_ff)
+        self.hidden_t = self.hidden.t()
+        self.scores = torch.empty(heads, time, time)
+        self.scores_t = self.scores.transpose(1, 2)
+        self.by_head = Heads(shape, batch, 3)
+        self.mixed = Heads(shape, batch, 1)
+        self.mask = torch.full((time, time), -math.inf).triu(1).expand_as(self.scores)
 
 
 class LayerNorm:
@@ -87,52 +109,46 @@ class Attention:
     def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
         self.w_in, self.dw_in = part.weights["in_proj_weight"], part.gradients["in_proj_weight"]
         self.w_out, self.dw_out = part.weights["out_proj.weight"], part.gradients["out_proj.weight"]
+        self.w_in_t, self.w_out_t = self.w_in.t(), self.w_out.t()
         self.scratch = scratch
         self.scale = shape.head_size**-0.5
-        self.grid = (scratch.batch, shape.context_length, -1, shape.num_heads, shape.head_size)
-        self.qkv = torch.empty_like(scratch.by_head)
+        self.qkv = Heads(shape, scratch.batch, 3)
         self.chances = torch.empty_like(scratch.scores)
-        self.mixed = torch.empty_like(scratch.stream)
-
-    def _split(self, rows: Tensor, out: Tensor) -> Tensor:
-        """Rows (batch · time, parts · d_model) to (parts, batch · head, time, head_size)."""
-        parts = rows.view(self.grid).permute(2, 0, 3, 1, 4)
-        out.view(parts.shape).copy_(parts)
-        return out
-
-    def _merge(self, heads: Tensor, out: Tensor) -> Tensor:
-        """The way back."""
-        parts = out.view(self.grid).permute(2, 0, 3, 1, 4)
-        parts.copy_(heads.view(parts.shape))
-        return out
+        self.chances_t = self.chances.transpose(1, 2)
+        self.mixed = Rows(shape, scratch.batch, 1)
 
     def forward(self, h: Tensor, residual: Tensor) -> Tensor:
         """`residual` plus what attention makes of `h`."""
         s = self.scratch
         self.h = h
-        q, k, v = self._split(torch.mm(h, self.w_in.t(), out=s.projected), self.qkv)
-        torch.baddbmm(s.mask, q, k.transpose(1, 2), alpha=self.scale, out=s.scores)
+        torch.mm(h, self.w_in_t, out=s.projected.rows)
+        self.qkv.parts.copy_(s.projected.parts)
+        q, _, v = self.qkv.each
+        torch.baddbmm(s.mask, q, self.qkv.transposed[1], alpha=self.scale, out=s.scores)
         torch.softmax(s.scores, -1, out=self.chances)
-        self._merge(torch.bmm(self.chances, v, out=s.by_head[0]), self.mixed)
-        return torch.addmm(residual, self.mixed, self.w_out.t())
+        torch.bmm(self.chances, v, out=s.mixed.each[0])
+        self.mixed.parts.copy_(s.mixed.parts)
+        return torch.addmm(residual, self.mixed.rows, self.w_out_t)
 
     def backward(self, dy: Tensor) -> Tensor:
         """Gradient of `h`, in a scratch buffer."""
         s = self.scratch
-        q, k, v = self.qkv
-        torch.mm(dy.t(), self.mixed, out=self.dw_out)
-        dmixed = self._split(torch.mm(dy, self.w_out, out=s.stream), s.by_head[:1])[0]
-        torch.bmm(dmixed, v.transpose(1, 2), out=s.scores)
-        torch.bmm(self.chances.transpose(1, 2), dmixed, out=s.by_head[2])
+        q, k, _ = self.qkv.each
+        dq, dk, dv = s.by_head.each
+        torch.mm(dy.t(), self.mixed.rows, out=self.dw_out)
+        torch.mm(dy, self.w_out, out=s.stream.rows)
+        s.mixed.parts.copy_(s.stream.parts)
+        dmixed = s.mixed.each[0]
+        torch.bmm(self.chances_t, dmixed, out=dv)
+        torch.bmm(dmixed, self.qkv.transposed[2], out=s.scores)
         aten._softmax_backward_data.out(
             s.scores, self.chances, -1, s.scores.dtype, grad_input=s.scores
         )
-        for scores, other, out in ((s.scores, k, 0), (s.scores.transpose(1, 2), q, 1)):
-            grad = s.by_head[out]
-            torch.baddbmm(grad, scores, other, beta=0, alpha=self.scale, out=grad)
-        projected = self._merge(s.by_head, s.projected)
-        torch.mm(projected.t(), self.h, out=self.dw_in)
-        return torch.mm(projected, self.w_in, out=s.stream)
+        torch.baddbmm(dq, s.scores, k, beta=0, alpha=self.scale, out=dq)
+        torch.baddbmm(dk, s.scores_t, q, beta=0, alpha=self.scale, out=dk)
+        s.projected.parts.copy_(s.by_head.parts)
+        torch.mm(s.projected.transposed, self.h, out=self.dw_in)
+        return torch.mm(s.projected.rows, self.w_in, out=s.stream.rows)
 
 
 class FeedForward:
@@ -143,6 +159,7 @@ class FeedForward:
         self.b1, self.db1 = part.weights["w1.bias"], part.gradients["w1.bias"]
         self.w2, self.dw2 = part.weights["w2.weight"], part.gradients["w2.weight"]
         self.b2, self.db2 = part.weights["w2.bias"], part.gradients["w2.bias"]
+        self.w1_t, self.w2_t = self.w1.t(), self.w2.t()
         self.scratch = scratch
         self.before = torch.empty_like(scratch.hidden)
         self.after = torch.empty_like(scratch.hidden)
@@ -150,9 +167,9 @@ class FeedForward:
     def forward(self, h: Tensor, residual: Tensor) -> Tensor:
         """`residual` plus what the two matrices make of `h`."""
         self.h = h
-        torch.addmm(self.b1, h, self.w1.t(), out=self.before)
+        torch.addmm(self.b1, h, self.w1_t, out=self.before)
         aten.gelu.out(self.before, out=self.after)
-        return torch.addmm(residual, self.after, self.w2.t()).add_(self.b2)
+        return torch.addmm(residual, self.after, self.w2_t).add_(self.b2)
 
     def backward(self, dy: Tensor) -> Tensor:
         """Gradient of `h`, in a scratch buffer."""
@@ -162,8 +179,8 @@ class FeedForward:
         torch.mm(dy, self.w2, out=hidden)
         aten.gelu_backward.grad_input(hidden, self.before, grad_input=hidden)
         torch.sum(hidden, 0, out=self.db1)
-        torch.mm(hidden.t(), self.h, out=self.dw1)
-        return torch.mm(hidden, self.w1, out=self.scratch.stream)
+        torch.mm(self.scratch.hidden_t, self.h, out=self.dw1)
+        return torch.mm(hidden, self.w1, out=self.scratch.stream.rows)
 
 
 class Block:
@@ -192,15 +209,16 @@ class Head:
 
     def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
         self.w, self.dw = part.weights["weight"], part.gradients["weight"]
+        self.w_t = self.w.t()
         self.scratch = scratch
-        self.logits = torch.empty(len(scratch.stream), shape.vocab_size)
+        self.logits = torch.empty(len(scratch.stream.rows), shape.vocab_size)
         self.chances = torch.empty_like(self.logits)
         self.minus_one = torch.full((len(self.logits), 1), -1.0)
 
     def forward(self, h: Tensor, targets: Tensor) -> Tensor:
         """Mean loss, nat; `targets` are (rows, 1)."""
         self.h, self.targets = h, targets
-        torch.mm(h, self.w.t(), out=self.logits)
+        torch.mm(h, self.w_t, out=self.logits)
         torch.log_softmax(self.logits, -1, out=self.chances)
         return self.chances.gather(1, targets).mean().neg_()
 
@@ -211,7 +229,7 @@ class Head:
         dlogits = self.chances.scatter_add_(1, self.targets, self.minus_one)
         share = 1 / len(dlogits)
         torch.addmm(self.dw, dlogits.t(), self.h, beta=0, alpha=share, out=self.dw)
-        out = self.scratch.stream
+        out = self.scratch.stream.rows
         return torch.addmm(out, dlogits, self.w, beta=0, alpha=share, out=out)
 
 
