@@ -26,11 +26,13 @@ class Cells:
     loss: Array
     """nat/token; the mean over seeds at the best rate."""
     cluster: NDArray[np.int64]
-    """Points of one trial (checkpoints of one run) share a number: a bootstrap draws them together."""
+    """Points of one trial (checkpoints of a run) share a number: a bootstrap draws them together."""
     profile: NDArray[np.int64]
     """Number of the isoFLOP profile, smallest budget first."""
     learning_rate: Array
     """Best rate; NaN where the table names none."""
+    batch_size: Array
+    """Sequences a step at that rate; NaN where the table names none."""
     rate_on_edge: NDArray[np.bool_]
     """The best rate is the lowest or highest of several tried."""
     row: NDArray[np.int64]
@@ -77,25 +79,31 @@ def cells(runs: Runs) -> Cells:
         loss=best["loss"].to_numpy(dtype=np.float64),
         cluster=pd.factorize(trial)[0].astype(np.int64),
         profile=np.cumsum(steps).astype(np.int64),
-        learning_rate=best["learning_rate"].to_numpy(dtype=np.float64)
-        if rates
-        else np.full(len(best), np.nan),
+        learning_rate=_column(best, "learning_rate"),
+        batch_size=_column(best, "batch_size"),
         rate_on_edge=best["rate_on_edge"].to_numpy(dtype=bool),
         row=best["row"].to_numpy(dtype=np.int64),
     )
+
+
+def _column(table: pd.DataFrame, name: str) -> Array:
+    """A column's numbers; NaN throughout where there is none."""
+    if name not in table.columns:
+        return np.full(len(table), np.nan)
+    return pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _cell_keys(table: pd.DataFrame) -> list[str]:
     """Columns that name a (budget, shape) of a tuned sweep; none for other people's tables."""
     if not {*SHAPE, "seed"} <= set(table.columns):
         return []
-    return ["budget", *SHAPE]
+    return ["budget", *SHAPE, "params"]
 
 
 def _best_rates(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """One row a cell: mean loss over seeds at the rate (and batch) whose mean is lowest."""
     recipe = [name for name in ("learning_rate", "batch_size") if name in table.columns]
-    others = [name for name in ("params", "tokens", "row", "trial") if name in table.columns]
+    others = [name for name in ("tokens", "row", "trial") if name in table.columns]
     means = (
         table.groupby([*keys, *recipe], dropna=False, sort=True)
         .agg({"loss": "mean", **dict.fromkeys(others, "first")})

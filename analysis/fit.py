@@ -1,85 +1,40 @@
 """Every approach on one table of runs, side by side, with their disagreement."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from analysis.results import Certificate, Fit, FitError, FitStatus, Point
-from analysis.runs import Dropped, Runs
+import numpy as np
 
-__all__ = ["APPROACHES", "Certificate", "Fit", "FitError", "FitStatus", "Fits", "Point", "fit"]
+from analysis.allocation import allocation_fit
+from analysis.approaches import Draws, UnsupportedError
+from analysis.cells import Cells, cells
+from analysis.choice import choose, validate
+from analysis.comparison import Disagreement, Fits, Validation, disagreement
+from analysis.envelope import envelope_fit
+from analysis.laws import LossLaw
+from analysis.lossfit import LOSS_APPROACHES, loss_fit
+from analysis.quality import table_warnings
+from analysis.results import (
+    REPORTED_BUDGETS,
+    Certificate,
+    Fit,
+    FitError,
+    FitStatus,
+    Point,
+)  # fmt: skip
+from analysis.runs import Runs, RunTableError
+
+__all__ = [
+    "APPROACHES", "Certificate", "Disagreement", "Fit", "FitError", "FitStatus", "Fits", "Point",
+    "Validation", "fit",
+]  # fmt: skip
 
 APPROACHES: tuple[str, ...] = (
     "argmin", "argmin_raw", "parabola", "akima", "cubic", "envelope",
     "chinchilla", "chinchilla_lad", "chinchilla_logmse", "chinchilla_mse", "skaling",
 )  # fmt: skip
 """All of them, in the order in which they are run and shown."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disagreement:
-    """How far apart the approaches are at one budget."""
-
-    budget: float
-    """FLOP."""
-    ratio: float
-    """Largest N_opt over smallest."""
-    lowest: str
-    """Approach of the smallest N_opt."""
-    highest: str
-    """Approach of the largest N_opt."""
-    extra_flops: Mapping[str, float]
-    """Share of the budget wasted by following each approach, were the chosen loss law true."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Extrapolation cross-validation: fit the smaller budgets, predict the larger ones."""
-
-    approach: str
-    error: float
-    """Root mean square error of log loss on held-out runs, mean over folds."""
-    folds: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fits:
-    """What `fit` gives."""
-
-    n: int
-    """Points fitted: one a (budget, shape), at its best learning rate."""
-    dropped: tuple[Dropped, ...]
-    approaches: tuple[Fit, ...]
-    chosen: str
-    """Name of the approach to follow; empty when none could be fitted."""
-    chosen_because: str
-    """Why, in words."""
-    disagreement: tuple[Disagreement, ...] = ()
-    validation: tuple[Validation, ...] = ()
-    source: str = ""
-    warnings: tuple[str, ...] = field(default=())
-
-    def __getitem__(self, name: str) -> Fit:
-        """The fit of one approach."""
-        return next(fit for fit in self.approaches if fit.name == name)
-
-    @property
-    def best(self) -> Fit:
-        """The chosen approach's fit."""
-        return self[self.chosen]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The answer of `isoflop fit --json`."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "Fits":
-        """Fits read back, without draws."""
-        raise NotImplementedError
-
-    def summary(self) -> str:
-        """All of it for a person to read."""
-        raise NotImplementedError
+REPLICATES = 1000
+"""Bootstrap draws by default: ends of a 95 % interval are good to about 5 % of its width."""
 
 
 def fit(
@@ -87,12 +42,68 @@ def fit(
     *,
     approaches: Sequence[str] | None = None,
     at: Sequence[float] = (),
-    replicates: int = 1000,
+    replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Fits:
     """Fit every approach (or those named) to `runs`.
 
     `at` names more budgets at which N_opt and D_opt are wanted, FLOP; `replicates` bootstrap
-    draws give the intervals.
+    draws give the intervals (0: none). An approach the table cannot support is `skipped`.
+
+    Raises:
+        RunTableError: no approach can be supported; the reasons are its faults.
+        ValueError: an unknown approach.
     """
-    raise NotImplementedError
+    names = APPROACHES if approaches is None else tuple(approaches)
+    if unknown := set(names) - set(APPROACHES):
+        raise ValueError(f"unknown approaches {sorted(unknown)}; known: {', '.join(APPROACHES)}")
+    points = cells(runs)
+    streams = dict(
+        zip(APPROACHES, np.random.SeedSequence(seed).spawn(len(APPROACHES)), strict=True)
+    )
+    budgets = tuple(sorted({*REPORTED_BUDGETS, *at}))
+    fitted = tuple(
+        _attempt(name, runs, points, Draws(replicates=replicates, seed=streams[name]), budgets)
+        for name in names
+    )
+    if all(one.law is None for one in fitted):
+        raise RunTableError([f"{runs.source}: {one.name}: {one.status.reason}" for one in fitted])
+    return _compare(runs, points, fitted, budgets)
+
+
+def _attempt(name: str, runs: Runs, points: Cells, draws: Draws, at: tuple[float, ...]) -> Fit:
+    """The approach's fit, or why there is none."""
+    try:
+        return _fitter(name, runs, points)(draws, at)
+    except UnsupportedError as error:
+        status = FitStatus(state="skipped", reason=str(error))
+    except FitError as error:
+        status = FitStatus(state="failed", reason=str(error))
+    return Fit(name=name, law=None, status=status, warnings=(status.reason,), at=at)
+
+
+def _fitter(name: str, runs: Runs, points: Cells) -> Callable[[Draws, tuple[float, ...]], Fit]:
+    if name in LOSS_APPROACHES:
+        return lambda draws, at: loss_fit(name, LOSS_APPROACHES[name], points, draws, at)
+    if name == "envelope":
+        return lambda draws, at: envelope_fit(runs, draws, at)
+    return lambda draws, at: allocation_fit(name, points, draws, at)
+
+
+def _compare(
+    runs: Runs, points: Cells, fitted: tuple[Fit, ...], budgets: tuple[float, ...]
+) -> Fits:
+    validation = validate(points, [one.name for one in fitted if one.name in LOSS_APPROACHES])
+    chosen, because = choose(fitted, validation)
+    there = [one for one in fitted if one.law is not None]
+    law = next(one for one in there if one.name == chosen).law
+    largest = float(points.budget.max())
+    reference = law if isinstance(law, LossLaw) else None
+    return Fits(
+        source=runs.source, n=len(points), dropped=runs.dropped, approaches=fitted,
+        chosen=chosen, chosen_because=because, validation=validation,
+        disagreement=tuple(
+            disagreement(there, reference, budget) for budget in sorted({10 * largest, *budgets})
+        ),
+        warnings=table_warnings(points, budgets),
+    )  # fmt: skip

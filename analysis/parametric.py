@@ -84,7 +84,7 @@ FREE = Box()
 
 
 def locate(problem: Problem, box: Box, replicates: int) -> tuple[Array, Array]:
-    """Best start of each (E, k) cell: points (cells, r, 6) and their squared log error (cells, r)."""
+    """Best start of each (E, k) cell: points (cells, r, 6) and squared log error (cells, r)."""
     stride = -(-len(problem.log_params) // SEARCHED)
     n, d = problem.log_params[::stride], problem.log_tokens[::stride]
     by_n = np.exp(-np.outer(n, EXPONENTS))  # (n, alphas)

@@ -15,22 +15,22 @@ def log_fit(x: Array, y: Array) -> tuple[Array, Array]:
     return np.exp(log_y.mean(axis=-1) - exponent * log_x.mean()), exponent
 
 
-def raw_fit(x: Array, y: Array) -> tuple[float, float]:
-    """Least squares of y on c · x^p in raw space: the largest x decide alone. `x`, `y` (n,).
+def raw_fit(x: Array, y: Array) -> tuple[Array, Array]:
+    """Least squares of y on c · x^p in raw space: the largest x decide alone.
 
-    Given the exponent, c is linear; one number remains to be searched.
+    `x` (n,), `y` (..., n) → coefficient and exponent (...). Given p, c is linear; p is found by a
+    grid that closes in on the best of its points.
     """
-    scale = x / np.exp(np.log(x).mean())
-
-    def residual(exponent: float) -> float:
-        power = scale**exponent
-        return float(np.sum((y - (y @ power) / (power @ power) * power) ** 2) / (y @ y))
-
-    start = float(log_fit(x, y)[1])
-    found = minimize_scalar(residual, bracket=(start - 0.1, start + 0.1), tol=1e-12)
-    exponent = float(found.x)
-    power = x**exponent
-    return float((y @ power) / (power @ power)), exponent
+    log_x = np.log(x) - np.log(x).mean()
+    exponent = np.asarray(log_fit(x, y)[1])
+    for width in 0.5 * 0.1 ** np.arange(12):
+        tried = exponent[..., None] + width * np.linspace(-1, 1, 41)
+        power = np.exp(tried[..., None] * log_x)  # (..., grid, n)
+        gain = np.einsum("...gn,...n->...g", power, y) ** 2 / np.sum(power**2, axis=-1)
+        best = gain.argmax(axis=-1)[..., None]
+        exponent = np.take_along_axis(tried, best, axis=-1)[..., 0]
+    power = np.exp(exponent[..., None] * np.log(x))
+    return np.sum(y * power, axis=-1) / np.sum(power**2, axis=-1), exponent
 
 
 def floor_fit(x: Array, y: Array) -> tuple[float, float, float]:

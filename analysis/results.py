@@ -58,6 +58,10 @@ class Certificate:
     bounds: tuple[str, ...] = ()
     """Parameters that ended on a bound."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**vars(self), "bounds": list(self.bounds)}
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Certificate":
         """A certificate read back."""
@@ -188,7 +192,7 @@ class Fit:
             "status": self.status.state,
             "reason": self.status.reason,
             "warnings": list(self.warnings),
-            "certificate": None if self.certificate is None else vars(self.certificate),
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "noise": self.noise,
             "at": list(self.at),
             "flops_per_param_token": getattr(self.law, "flops_per_param_token", None),

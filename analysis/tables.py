@@ -134,7 +134,11 @@ def _missing(name: str, columns: list[str], source: str) -> str:
 
 
 def usable(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, tuple[Dropped, ...]]:
-    """Rows to fit, their measures as floats, and the rows left out with the reason."""
+    """Rows to fit, their measures as floats, and the rows left out with the reason.
+
+    Raises:
+        RunTableError: values that are no positive numbers, or nothing completed.
+    """
     rows = table.assign(row=np.arange(1, len(table) + 1))
     dropped: tuple[Dropped, ...] = ()
     if "status" in rows.columns:

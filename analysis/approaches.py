@@ -1,0 +1,41 @@
+"""What the approaches share: refusing a table, streams of draws, from draws to intervals."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis import powerlaw
+from analysis.laws import AllocationLaw, Array, Law, letters
+from analysis.results import FitError, Interval, percentile_interval
+
+
+class UnsupportedError(FitError):
+    """The table cannot support the approach; says what is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """How many bootstrap draws, and from which stream."""
+
+    replicates: int
+    seed: np.random.SeedSequence
+
+
+def power_laws(budgets: Array, params: Array, tokens: Array, *, raw: bool) -> AllocationLaw:
+    """Through minima (n,) or, stacked, (r, n)."""
+    method = powerlaw.raw_fit if raw else powerlaw.log_fit
+    (n_coef, a), (d_coef, b) = method(budgets, params), method(budgets, tokens)
+    return AllocationLaw(n_coef=n_coef, a=a, d_coef=d_coef, b=b)
+
+
+def spread(drawn: Law | None) -> dict[str, Any]:
+    """Draws, standard errors and 95 % intervals, as fields of a `Fit`."""
+    if drawn is None:
+        return {}
+    values = {**letters(drawn), "a": drawn.a, "b": drawn.b}
+    intervals: dict[str, Interval] = {
+        letter: percentile_interval(value) for letter, value in values.items()
+    }
+    errors = {letter: float(np.std(np.asarray(value), ddof=1)) for letter, value in values.items()}
+    return {"draws": drawn, "bse": errors, "intervals": intervals}

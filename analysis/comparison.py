@@ -1,0 +1,109 @@
+"""The approaches side by side: all fits of one table, and how far apart they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis import summary
+from analysis.laws import LossLaw
+from analysis.results import Fit
+from analysis.runs import Dropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """How far apart the approaches are at one budget."""
+
+    budget: float
+    """FLOP."""
+    ratio: float
+    """Largest N_opt over smallest."""
+    lowest: str
+    """Approach of the smallest N_opt."""
+    highest: str
+    """Approach of the largest N_opt."""
+    extra_flops: Mapping[str, float]
+    """Share of the budget wasted by following each approach, were the chosen loss law true."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Extrapolation cross-validation: fit the smaller budgets, predict the larger ones."""
+
+    approach: str
+    error: float
+    """Root mean square error of log loss on held-out runs, mean over folds."""
+    folds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fits:
+    """What `fit` gives."""
+
+    n: int
+    """Points fitted: one a (budget, shape), at its best learning rate."""
+    dropped: tuple[Dropped, ...]
+    approaches: tuple[Fit, ...]
+    chosen: str
+    """Name of the approach to follow; empty when none could be fitted."""
+    chosen_because: str
+    """Why, in words."""
+    disagreement: tuple[Disagreement, ...] = ()
+    validation: tuple[Validation, ...] = ()
+    source: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Fit:
+        """The fit of one approach."""
+        return next(fit for fit in self.approaches if fit.name == name)
+
+    @property
+    def best(self) -> Fit:
+        """The chosen approach's fit."""
+        return self[self.chosen]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer of `isoflop fit --json`; bootstrap draws are left out."""
+        return {
+            "source": self.source,
+            "n": self.n,
+            "dropped": [vars(row) for row in self.dropped],
+            "approaches": [fit.to_dict() for fit in self.approaches],
+            "chosen": self.chosen,
+            "chosen_because": self.chosen_because,
+            "disagreement": [vars(record) for record in self.disagreement],
+            "validation": [vars(record) for record in self.validation],
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Fits":
+        """Fits read back, without draws: they answer everything but bands."""
+        return cls(
+            source=record["source"],
+            n=record["n"],
+            dropped=tuple(Dropped(**row) for row in record["dropped"]),
+            approaches=tuple(Fit.from_dict(fit) for fit in record["approaches"]),
+            chosen=record["chosen"],
+            chosen_because=record["chosen_because"],
+            disagreement=tuple(Disagreement(**row) for row in record["disagreement"]),
+            validation=tuple(Validation(**row) for row in record["validation"]),
+            warnings=tuple(record["warnings"]),
+        )
+
+    def summary(self) -> str:
+        """All of it for a person to read."""
+        return summary.of_fits(self)
+
+
+def disagreement(fits: Sequence[Fit], reference: LossLaw | None, budget: float) -> Disagreement:
+    """How far apart the fits are at `budget`; what each would cost were `reference` true."""
+    sizes = {fit.name: float(fit.n_opt(budget)) for fit in fits}
+    lowest, highest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    cost = {}
+    if reference is not None:
+        cost = {name: float(reference.extra_flops(n, budget)) for name, n in sizes.items()}
+    return Disagreement(
+        budget=budget, ratio=sizes[highest] / sizes[lowest], lowest=lowest, highest=highest,
+        extra_flops=cost,
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""Approach 3 as a `Fit`: a law of loss on one table, its draws, and what could not be trusted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis import objectives
+from analysis.approaches import Draws, UnsupportedError, spread
+from analysis.cells import Cells
+from analysis.laws import Array, LossLaw
+from analysis.objectives import Objective
+from analysis.parametric import (
+    EXPONENT_BOUNDS,
+    K_BOUNDS,
+    LETTERS,
+    Box,
+    Problem,
+    Solution,
+    law,
+    solve,
+    solve_all,
+)  # fmt: skip
+from analysis.results import Fit, FitStatus, Point
+from analysis.uncertainty import Residuals, default_bootstrap, resampled, residuals
+
+UNIDENTIFIED_SHARE = 0.1
+"""Of draws on a bound: from here on the interval is a statement about the bound."""
+SHOWN_BUDGETS = 12
+"""Points shown of a law fitted to a table without isoFLOP profiles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossApproach:
+    """A parametric law and what it minimizes."""
+
+    objective: Objective
+    box: Box
+
+
+LOSS_APPROACHES: Mapping[str, LossApproach] = {
+    "chinchilla": LossApproach(objective=objectives.huber(), box=Box()),
+    "chinchilla_lad": LossApproach(objective=objectives.least_absolute(), box=Box()),
+    "chinchilla_logmse": LossApproach(objective=objectives.log_squares(), box=Box()),
+    "chinchilla_mse": LossApproach(objective=objectives.raw_squares(), box=Box()),
+    "skaling": LossApproach(objective=objectives.huber(), box=Box(coupled=True)),
+}
+
+
+def loss_fit(
+    name: str, approach: LossApproach, cells: Cells, draws: Draws, at: tuple[float, ...]
+) -> Fit:
+    """Approach 3.
+
+    Raises:
+        UnsupportedError: too few runs or levels.
+        FitError: no start converged.
+    """
+    _refuse_unsupported(cells, approach.box)
+    problem = Problem.of(cells.params, cells.tokens, cells.loss)
+    found = solve(problem, approach.objective, approach.box)
+    left = residuals(problem.log_loss[0], found.predicted, found.jacobian)
+    points = _loss_draws(problem, approach, left, cells, draws)
+    flops = cells.flops_per_param_token
+    fitted = replace(found.law, flops_per_param_token=flops)
+    drawn = None
+    if len(points):
+        drawn = replace(law(points, problem.centers), flops_per_param_token=flops)
+    return Fit(
+        at=at, name=name, law=fitted, status=_loss_status(found, points, approach.box),
+        objective=found.value, objective_name=approach.objective.name,
+        points=_law_points(fitted, cells), certificate=found.certificate,
+        warnings=_cost_warning(flops), noise=left.noise, **spread(drawn),
+    )  # fmt: skip
+
+
+def _refuse_unsupported(cells: Cells, box: Box) -> None:
+    free = 4 + (box.E is None) + box.coupled
+    needs = []
+    if len(cells) <= free:
+        needs.append(f"needs more than {free} points for {free} parameters, got {len(cells)}")
+    for words, values in (("model sizes", cells.params), ("token counts", cells.tokens)):
+        levels = len(np.unique(np.round(np.log(values), 2)))
+        if levels < 3:
+            needs.append(f"needs at least 3 distinct {words}, got {levels}")
+    log_ratio = np.log(cells.tokens / cells.params)
+    if np.ptp(log_ratio) < 0.05:
+        needs.append("all runs have one tokens-per-parameter ratio: alpha and beta look the same")
+    if needs:
+        raise UnsupportedError("; ".join(needs))
+
+
+def _loss_draws(
+    problem: Problem, approach: LossApproach, left: Residuals, cells: Cells, draws: Draws
+) -> Array:
+    """Coordinates of every replicate's optimum: (replicates, 6)."""
+    rng = np.random.default_rng(draws.seed)
+    bootstrap = default_bootstrap(cells.cluster)
+    tables = resampled(problem, left, cells.cluster, bootstrap, draws.replicates, rng)
+    found = [solve_all(table, approach.objective, approach.box) for table in tables]
+    return np.concatenate(found) if found else np.empty((0, len(LETTERS)))
+
+
+def _loss_status(found: Solution, points: Array, box: Box) -> FitStatus:
+    doubts = [f"{letter} ended on its bound" for letter in found.certificate.bounds]
+    if not found.certificate.positive_definite:
+        doubts.append("the Hessian at the optimum is not positive definite")
+    stuck = _share_on_bounds(points, box)
+    if stuck > UNIDENTIFIED_SHARE:
+        doubts.append(
+            f"{stuck:.0%} of bootstrap draws end on a bound: the runs do not identify the law"
+        )
+    return FitStatus(state="doubtful" if doubts else "ok", reason="; ".join(doubts))
+
+
+def _share_on_bounds(points: Array, box: Box) -> float:
+    if not len(points):
+        return 0.0
+    exponents, k = points[:, 3:5], points[:, 5]
+    low, high = EXPONENT_BOUNDS
+    stuck = ((exponents <= low) | (exponents >= high)).any(axis=1)
+    if box.coupled:
+        stuck |= (k <= K_BOUNDS[0]) | (k >= K_BOUNDS[1])
+    return float(stuck.mean())
+
+
+def _law_points(fitted: LossLaw, cells: Cells) -> tuple[Point, ...]:
+    budgets = cells.budgets
+    if len(budgets) > SHOWN_BUDGETS:
+        budgets = np.geomspace(budgets[0], budgets[-1], SHOWN_BUDGETS)
+    return tuple(
+        Point(
+            budget=float(c), params=float(fitted.n_opt(c)), tokens=float(fitted.d_opt(c)),
+            loss=float(fitted.loss_opt(c)),
+        )
+        for c in budgets
+    )  # fmt: skip
+
+
+def _cost_warning(flops: float) -> tuple[str, ...]:
+    if flops == 6.0:
+        return ()
+    return (
+        f"budgets of this table are {flops:.3g} · N · D on average, not 6 · N · D: N_opt and D_opt "
+        "follow that; far beyond these runs the factor comes closer to 6",
+    )

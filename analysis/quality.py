@@ -1,0 +1,67 @@
+"""What a person should know about a table before believing any fit of it."""
+
+import numpy as np
+
+from analysis.cells import Cells
+from analysis.profiles import Profile, profiles
+
+DUPLICATE = 0.005  # relative distance of two sizes below which they are one measurement
+FAR_OFF = 5.0  # robust standard deviations from a profile's parabola
+FEW_SIZES = 5
+EXTRAPOLATION = 10.0  # times the largest budget measured
+
+
+def table_warnings(cells: Cells, at: tuple[float, ...]) -> tuple[str, ...]:
+    """Warnings on the table as a whole and profile by profile; nothing is dropped for them."""
+    found: list[str] = []
+    shown = [profile for profile in profiles(cells) if len(profile.log_params) >= 3]
+    for profile in shown:
+        found += profile_warnings(profile)
+    edges = cells.budget[cells.rate_on_edge]
+    if len(edges):
+        found.append(
+            f"{len(edges)} of {len(cells)} cells have their best learning rate on the edge of the "
+            f"rates tried (budgets {', '.join(f'{c:.3g}' for c in np.unique(edges))}): widen them"
+        )
+    largest = float(cells.budget.max())
+    if max(at) > EXTRAPOLATION * largest:
+        found.append(
+            f"answers beyond {EXTRAPOLATION * largest:.3g} FLOP are more than {EXTRAPOLATION:g} "
+            f"times the largest budget measured ({largest:.3g})"
+        )
+    return tuple(found)
+
+
+def profile_warnings(profile: Profile) -> list[str]:
+    """What is unsound about one profile."""
+    x, y = profile.log_params, profile.loss
+    place = f"budget {profile.budget:.3g}"
+    found = []
+    close = np.diff(x) < DUPLICATE
+    if close.any():
+        found.append(f"{place}: {close.sum()} pairs of sizes within {DUPLICATE:.1%} of each other")
+    if len(x) < FEW_SIZES:
+        found.append(f"{place}: {len(x)} sizes; {FEW_SIZES} or more show a minimum safely")
+    best = int(y.argmin())
+    if best in (0, len(x) - 1):
+        side = "smallest" if best == 0 else "largest"
+        found.append(f"{place}: the {side} size has the lowest loss: the minimum may lie beyond")
+    elif len(x) >= FEW_SIZES and best in (1, len(x) - 2):
+        found.append(f"{place}: the lowest run is next to the edge: the profile is off center")
+    center = x - x.mean()
+    curve = np.polynomial.Polynomial.fit(center, y, 2)
+    if curve.convert().coef[-1] <= 0:
+        found.append(f"{place}: the profile is not convex in ln N")
+    if len(x) > FEW_SIZES:
+        found += _far_off(place, profile, y - curve(center))
+    return found
+
+
+def _far_off(place: str, profile: Profile, left: np.ndarray) -> list[str]:
+    spread = 1.4826 * np.median(np.abs(left - np.median(left)))
+    far = np.abs(left) > FAR_OFF * max(spread, 1e-4 * float(profile.loss.mean()))
+    return [
+        f"{place}: the run at N = {np.exp(profile.log_params[i]):.4g} lies {left[i]:+.3g} nat off "
+        "its profile"
+        for i in np.flatnonzero(far)
+    ]

@@ -1,0 +1,94 @@
+"""A known law → a run table: for tests, for plans, for anyone who doubts a fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from analysis.laws import LossLaw
+from analysis.runs import frame
+
+RUNG = 4
+"""A pruned trial has spent one part in this many of its budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How the learning rate moves the loss: a parabola in ln rate around the best one."""
+
+    rates: tuple[float, ...] = (0.01,)
+    """Peak rates tried in every (budget, size)."""
+    best: float = 0.01
+    """Best rate at N = `reference`."""
+    exponent: float = 0.0
+    """The best rate goes as N to this power."""
+    reference: float = 1e6
+    curvature: float = 0.0
+    """Relative loss added at a rate e times the best."""
+
+    def penalty(self, rate: float, params: float) -> float:
+        """Relative loss added by `rate`."""
+        best = self.best * (params / self.reference) ** self.exponent
+        return self.curvature * float(np.log(rate / best)) ** 2
+
+
+def simulate(
+    law: LossLaw,
+    budgets: Sequence[float],
+    params: Sequence[float],
+    *,
+    tuning: Tuning | None = None,
+    seeds: int = 1,
+    noise: float = 0.0,
+    kept: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Runs of every size in `params` at every budget, rate and seed, as our run table.
+
+    Tokens are C / (law.flops_per_param_token · N). `noise` is the standard deviation of ln loss;
+    `kept` rates a (budget, size, seed) complete and the worse ones are pruned (None: all complete).
+    """
+    rng = np.random.default_rng(seed)
+    tuning = tuning or Tuning()
+    rows: list[dict[str, object]] = []
+    for budget, size, number in product(budgets, params, range(seeds)):
+        cell = [_row(law, budget, size, rate, tuning, number, noise, rng) for rate in tuning.rates]
+        cell.sort(key=lambda row: float(row["loss"]))  # pyrefly: ignore
+        rows += cell[:kept] + [_pruned(row) for row in (cell[kept:] if kept is not None else [])]
+    return frame(rows)
+
+
+def _row(
+    law: LossLaw, budget: float, size: float, rate: float, tuning: Tuning, number: int,
+    noise: float, rng: np.random.Generator,
+) -> dict[str, object]:  # fmt: skip
+    tokens = budget / (law.flops_per_param_token * size)
+    clean = float(law.loss(size, tokens))
+    loss = clean * (1 + tuning.penalty(rate, size)) * float(np.exp(noise * rng.normal()))
+    return {
+        "trial": f"{budget:.4g}/{size:.6g}/{rate:.4g}/{number}", "seed": number, "budget": budget,
+        "params": round(size), "params_embedding": 0, "params_head": 0, "learning_rate": rate,
+        "flops": round(budget), "tokens": round(tokens), "loss": loss, "status": "completed",
+        "backend": "simulate",
+    }  # fmt: skip
+
+
+def _pruned(row: dict[str, object]) -> dict[str, object]:
+    spent = {name: int(row[name]) // RUNG for name in ("flops", "tokens")}  # pyrefly: ignore
+    return {**row, **spent, "status": "pruned", "reason": "worse than its rung"}
+
+
+def isoflop_records(
+    law: LossLaw, budgets: Sequence[float], params: Sequence[float]
+) -> list[dict[str, float]]:
+    """Noise-free profiles in the course's own form: `parameters compute_budget final_loss`."""
+    return [
+        {
+            "parameters": float(size),
+            "compute_budget": float(budget),
+            "final_loss": float(law.loss(size, budget / (law.flops_per_param_token * size))),
+        }
+        for budget, size in product(budgets, params)
+    ]

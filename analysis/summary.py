@@ -1,0 +1,67 @@
+"""Fits as text for a person: the answer, how sure, and what could not be trusted and why."""
+
+from typing import TYPE_CHECKING
+
+from analysis.results import Fit
+
+if TYPE_CHECKING:
+    from analysis.comparison import Fits
+
+
+def of_fit(fit: Fit) -> str:
+    """One approach: its parameters with errors and intervals, its certificate, its warnings."""
+    lines = [
+        f"{fit.name}: {fit.status.state}" + (f" ({fit.status.reason})" * bool(fit.status.reason))
+    ]
+    if fit.law is None:
+        return lines[0]
+    value = "" if fit.objective is None else f" = {fit.objective:.9g}"
+    lines.append(f"  {fit.objective_name}{value}")
+    for name, estimate in {**fit.params, "a": fit.a}.items():
+        error = f"  se {fit.bse[name]:.3g}" if name in fit.bse else ""
+        low_high = (
+            "  95 % [{:.6g}, {:.6g}]".format(*fit.intervals[name]) if name in fit.intervals else ""
+        )
+        lines.append(f"  {name:<7}{estimate:<14.7g}{error}{low_high}")
+    if (proof := fit.certificate) is not None:
+        lines.append(
+            f"  converged: gradient {proof.gradient:.1e}, Hessian condition {proof.condition:.1e}, "
+            f"{proof.reached:.0%} of {proof.starts} starts arrived here"
+        )
+    lines += [f"  ! {warning}" for warning in fit.warnings]
+    return "\n".join(lines)
+
+
+def of_fits(fits: "Fits") -> str:
+    """All approaches, the choice, the disagreement."""
+    lines = [f"{fits.source}: {fits.n} points, {len(fits.dropped)} rows dropped"]
+    lines += [f"  row {row.row} dropped: {row.reason}" for row in fits.dropped[:5]]
+    lines += [f"  … and {len(fits.dropped) - 5} more"] * (len(fits.dropped) > 5)
+    lines += ["", *_table(fits), "", f"follow {fits.chosen}: {fits.chosen_because}"]
+    lines += [
+        f"held-out error of ln loss, {one.approach}: {one.error:.4g} over {one.folds} folds"
+        for one in fits.validation
+    ]
+    for record in fits.disagreement:
+        wasted = max(record.extra_flops.values(), default=0.0)
+        lines.append(
+            f"at {record.budget:.3g} FLOP approaches differ {record.ratio:.3g}-fold in N_opt "
+            f"({record.lowest} … {record.highest}); the worst would waste {wasted:.2%} of compute"
+        )
+    lines += [f"! {warning}" for warning in fits.warnings]
+    lines += ["", *(of_fit(fit) for fit in fits.approaches)]
+    return "\n".join(lines)
+
+
+def _table(fits: "Fits") -> list[str]:
+    shown = [fit for fit in fits.approaches if fit.law is not None]
+    budgets = shown[0].at
+    head = "".join(f"  N_opt({c:.3g})  D_opt({c:.3g})" for c in budgets[-2:])
+    lines = [f"{'approach':<18}{'a':>8}  {'95 % of a':<18}{head}"]
+    for fit in shown:
+        interval = "[{:.4f}, {:.4f}]".format(*fit.intervals["a"]) if "a" in fit.intervals else ""
+        values = "".join(
+            f"{float(fit.n_opt(c)):>14.4g}{float(fit.d_opt(c)):>14.4g}" for c in budgets[-2:]
+        )
+        lines.append(f"{fit.name:<18}{fit.a:>8.5f}  {interval:<18}{values}")
+    return lines
