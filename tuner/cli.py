@@ -439,6 +439,8 @@ def main() -> None:
     _check_names()
     try:
         app()
+    except SystemExit:
+        raise
     except _mistakes() as error:
         _leave(str(error), YOUR_INPUT)
     except OSError as error:

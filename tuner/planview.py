@@ -1,6 +1,5 @@
 """The plan as a table for a terminal."""
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -10,14 +9,16 @@ from tuner.plan import Plan
 def show(plan: Plan, console: Console) -> None:
     """Print the plan's numbers and warnings."""
     title = f"{plan.name}: {plan.trials} trials"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "FLOP", "expected"):
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "FLOP", "likely"):
         table.add_column(heading, justify="right", no_wrap=True)
     for b in plan.budgets:
         first, last = b.shapes[0], b.shapes[-1]
         table.add_row(
             f"{b.budget:g}", str(b.trials),
-            f"{first[0]}x{first[1]} … {last[0]}x{last[1]}",
+            f"{first[0]}x{first[1]}-{last[0]}x{last[1]}",
             _range(b.params), _range(b.tokens), _range(b.steps),
             f"{b.flops:.3g}", f"{b.flops_expected:.3g}",
         )  # fmt: skip
@@ -34,7 +35,7 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def _range(pair: tuple[int, int]) -> str:
-    return f"{_short(pair[0])} … {_short(pair[1])}"
+    return f"{_short(pair[0])}-{_short(pair[1])}"
 
 
 def _short(count: float) -> str:

@@ -67,7 +67,7 @@ def test_light_commands_load_neither_torch_nor_ray(law, arguments):
 def test_every_command_has_an_example():
     verbs = [command.callback for command in app.registered_commands]
     for verb in verbs:
-        assert f"Example: isoflop {verb.__name__} " in verb.__doc__ + " "
+        assert f"Example: isoflop {verb.__name__}" in verb.__doc__
 
 
 def test_plan_as_json_carries_the_table_s_numbers(law):
@@ -80,7 +80,7 @@ def test_plan_as_json_carries_the_table_s_numbers(law):
 def test_status_and_export(simulated, tmp_path):
     standing = json.loads(invoke("status", simulated, "--json").stdout)
     assert standing["ended"] == sum(b["completed"] + b["pruned"] for b in standing["budgets"])
-    assert "best loss" in invoke("status", simulated).stdout
+    assert "pruned" in invoke("status", simulated).stdout
     paths = invoke("export", simulated, "-o", tmp_path / "t.csv").stdout.split()
     assert [os.path.exists(path) for path in paths] == [True] * 3  # noqa: PTH110
 
