@@ -175,9 +175,8 @@ def frontier(runs: Runs, fits: Fits, ax: Axes, *, target: float | None = None) -
 def loss_fit(fits: Fits) -> Fit | None:
     """The chosen fit if it has a law of loss, else the first approach 3 that could be fitted."""
     named = [fit for fit in fits.approaches if isinstance(fit.law, LossLaw)]
-    if fits.best in named:
-        return fits.best
-    return named[0] if named else None
+    chosen = [fit for fit in named if fit.name == fits.chosen]
+    return next(iter(chosen + named), None)
 
 
 def loss_surface(runs: Runs, fit: Fit, ax: Axes) -> Axes:

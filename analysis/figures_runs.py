@@ -98,5 +98,5 @@ def pruning(runs: Runs, ax: Axes) -> Axes:
     ax.set_ylabel("budget a trial, FLOP")
     ax.set_xlabel("FLOP, all trials of the budget")
     ax.grid(visible=False, axis="y")
-    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0, fontsize=9)
     return ax

@@ -25,7 +25,7 @@ def rates(story: Story) -> Section | LeftOut:
 
     figure = draw_grid(
         [panel(budget) for budget in budgets],
-        columns=1 if len(budgets) == 1 else 2, width=5.2, height=2.4,
+        columns=1 if len(budgets) == 1 else 2, width=4.8, height=2.3,
     )  # fmt: skip
     best = runs.table.loc[
         runs.table.groupby(["budget", "params"])["loss"].idxmin(), "learning_rate"

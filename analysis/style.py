@@ -34,43 +34,25 @@ GRID = Color("grid", "#e2e1dc", "#3a3a37")
 PAPER = Color("paper", "#fdfdfb", "#171716")
 # Okabe and Ito's colors (jfly.uni-koeln.de/color), darkened or lightened for contrast.
 BLUE = Color("blue", "#0072b2", "#5ab4ef")
-ORANGE = Color("orange", "#c65500", "#ff9a4d")
+ORANGE = Color("orange", "#b84f00", "#ff9a4d")
 GREEN = Color("green", "#00805f", "#2fd1a2")
 PURPLE = Color("purple", "#9b4587", "#e39ccb")
-# Viridis (matplotlib), the end that stands out from each page.
+# Viridis (matplotlib): the part that stands out from each page.
+_ON_LIGHT = (
+    "#471365", "#482979", "#433e85", "#3c508b", "#33628d", "#2c718e", "#26828e", "#20928c",
+    "#1fa188",
+)  # fmt: skip
+_ON_DARK = (
+    "#21918c", "#1f9f88", "#26ad81", "#3bbb75", "#58c765", "#7ad151", "#a2da37", "#cae11f",
+    "#f1e51d",
+)  # fmt: skip
 RAMP = tuple(
-    Color(f"ramp{number}", light, dark)
-    for number, (light, dark) in enumerate(
-        zip(
-            [
-                "#471365",
-                "#472f7d",
-                "#3f4889",
-                "#34608d",
-                "#2b748e",
-                "#23888e",
-                "#1e9d89",
-                "#2ab07f",
-                "#4ec36b",
-            ],
-            [
-                "#2c738e",
-                "#25858e",
-                "#1f978b",
-                "#23a983",
-                "#3bbb75",
-                "#60ca60",
-                "#8ed645",
-                "#c0df25",
-                "#f1e51d",
-            ],
-            strict=True,
-        )
-    )
+    Color(f"ramp{place}", *pair) for place, pair in enumerate(zip(_ON_LIGHT, _ON_DARK, strict=True))
 )
+"""From small to large."""
 PALETTE = (INK, MUTED, GRID, PAPER, BLUE, ORANGE, GREEN, PURPLE, *RAMP)
 
-LABEL_POINTS = 8
+LABEL_POINTS = 9
 
 _SETTINGS: dict[str, Any] = {
     "axes.edgecolor": MUTED.light,
@@ -78,16 +60,16 @@ _SETTINGS: dict[str, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.labelcolor": INK.light,
-    "axes.labelsize": 9,
+    "axes.labelsize": 10,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK.light,
     "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 10,
     "figure.facecolor": "none",
     "figure.constrained_layout.use": True,
-    "font.size": 9,
+    "font.size": 10,
     "grid.color": GRID.light,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
@@ -97,14 +79,14 @@ _SETTINGS: dict[str, Any] = {
     "text.color": INK.light,
     "xtick.color": MUTED.light,
     "xtick.labelcolor": INK.light,
-    "xtick.labelsize": 8,
+    "xtick.labelsize": 9,
     "ytick.color": MUTED.light,
     "ytick.labelcolor": INK.light,
-    "ytick.labelsize": 8,
+    "ytick.labelsize": 9,
 }
 
 
-def draw(paint: Callable[[Axes], object], *, width: float = 5.2, height: float = 3.5) -> Figure:
+def draw(paint: Callable[[Axes], object], *, width: float = 4.8, height: float = 3.4) -> Figure:
     """A figure of one axes, in inches, filled by `paint` under the common style."""
     return draw_grid([paint], columns=1, width=width, height=height)
 
@@ -174,7 +156,7 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel]) -> None:
     places = _spread(ends, gap=LABEL_POINTS * 1.25 * ax.figure.dpi / 72)
     for label, end, place in zip(labels, ends, places, strict=True):
         ax.annotate(
-            label.text, (label.x, label.y), xytext=(4, (place - end) * 72 / ax.figure.dpi),
+            label.text, (label.x, label.y), xytext=(7, (place - end) * 72 / ax.figure.dpi),
             textcoords="offset points", va="center", ha="left", color=label.color,
             fontsize=LABEL_POINTS, annotation_clip=False,
         )  # fmt: skip

@@ -9,9 +9,7 @@ from tuner.plan import Plan
 def show(plan: Plan, console: Console) -> None:
     """Print the plan's numbers and warnings."""
     title = f"{plan.name}: {plan.trials} trials"
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "FLOP", "likely"):
         table.add_column(heading, justify="right", no_wrap=True)
     for b in plan.budgets:

@@ -143,9 +143,7 @@ _SHOWN = ("completed", "pruned", "failed", "running", "waiting")
 def table(status: SweepStatus) -> Table:
     """The status as a table for a terminal."""
     title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP"
-    shown = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("budget", "trials", "done", *_SHOWN[1:4], "FLOP", "loss", "size", "rate"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for b in status.budgets:
