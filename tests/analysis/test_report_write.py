@@ -1,0 +1,214 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+import stories
+
+from analysis import report
+
+
+class Page(HTMLParser):
+    """What a browser makes of the page: text by section, tables, ids, what it would fetch."""
+
+    void = frozenset({"meta", "br", "link", "img", "hr", "input"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.ids, self.fetched, self.headings, self.rows = [], [], [], [], []
+        self.labels = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in self.void:
+            self.open.append(tag)
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        self.fetched += [v for k, v in attrs.items() if k in ("src", "href") and v[:1] != "#"]
+        if tag == "tr":
+            self.rows.append([])
+        if attrs.get("role") == "img":
+            self.labels.append(attrs["aria-label"])
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.void:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def write(folder, told, **options):
+    path = folder / "report.html"
+    report.write(told.runs, told.fits, told.prediction, path, title="A <told> sweep", **options)
+    return path.read_text(encoding="utf-8"), path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("report"), stories.story(), notes=["Bytes & all."])
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written[0])
+
+
+def test_the_first_section_is_the_answer(page):
+    assert page.headings[0] == "With 1e13 FLOP"
+    assert page.rows[:7] == [
+        ["quantity", "value", "95 % interval"],
+        ["parameters N", "111k", "92k … 133k"],
+        ["training tokens D", "15.2M", "12.1M … 17.3M"],
+        ["held-out loss L, nat/token", "1.311", "1.287 … 1.335"],
+        ["peak learning rate η", "0.021", "—"],
+        ["batch size, sequences", "8", "—"],
+        ["shape", "2 layers, width 64, 4 heads, d_ff 256: 115k parameters", "—"],
+    ]
+
+
+def test_every_section_is_there_for_a_sweep_of_ours(page):
+    assert page.headings == [
+        "With 1e13 FLOP", "How sure", "IsoFLOP profiles", "Tokens and loss against compute",
+        "Loss as a function of parameters and tokens", "Learning rates", "What pruning saved",
+        "Training curves", "Every trial", "How it was run",
+    ]  # fmt: skip
+
+
+def test_every_approach_is_shown_with_its_state(page):
+    rows = {row[0]: row for row in page.rows if row}
+    assert rows["parabola"][1:3] == ["0.410", "0.386 … 0.434"]
+    assert rows["parabola"][-1] == "ok"
+    assert rows["akima"][-1] == "skipped: needs five sizes in each profile"
+    assert rows["argmin"][-1] == "doubtful: three budgets only"
+
+
+def test_warnings_and_disagreement_are_told(written):
+    for text in (
+        "the budget lies 33 times beyond the largest that was run",
+        "chinchilla: E lies far below every loss",
+        "differ by a factor 1.9: argmin gives the smallest, chinchilla the largest",
+        "it foretells the largest budget best",
+    ):
+        assert all(text in page for page in written)
+
+
+def test_rows_that_were_not_fitted_are_counted_with_their_reason(page):
+    reason = "status is pruned, not completed: slow | late"
+    assert [row[1] for row in page.rows if row and row[0] == reason] == ["18"]
+
+
+def test_every_trial_is_in_the_table(page):
+    numbered = [row for row in page.rows if row and row[0].isdecimal()]
+    assert len(numbered) == len(stories.BUDGETS) * len(stories.SHAPES) * len(stories.RATES)
+    assert numbered[0][:7] == ["1", "3e10", "1", "8", "5.38k", "1.78M", "0.004"]
+
+
+def test_what_pruning_saved(written):
+    words = "saved 25 % of what all of them would have spent; 8.3 % went into trials that were"
+    assert words in written[0]
+
+
+def test_the_page_fetches_nothing(written, page):
+    assert page.fetched == []
+    assert "url(http" not in written[0]
+    assert "@import" not in written[0]
+
+
+def test_no_id_is_used_twice(page):
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_figure_is_described(written, page):
+    assert len(page.labels) == written[0].count("<svg") == 10
+    assert all(len(label) > 40 for label in page.labels)
+
+
+def test_every_figure_is_well_formed(written):
+    for svg in re.findall(r"<svg.*?</svg>", written[0], re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path, written):
+    assert write(tmp_path, stories.story(), notes=["Bytes & all."]) == written
+
+
+def test_what_people_wrote_is_escaped(written):
+    html, markdown = written
+    assert "<h1>A &lt;told&gt; sweep</h1>" in html
+    assert "Bytes &amp; all." in html
+    assert "# A <told> sweep" in markdown
+
+
+def test_markdown_tables_are_whole(written):
+    tables = re.findall(r"(?:^\|.*\n)+", written[1], re.MULTILINE)
+    assert len(tables) >= 7
+    for table in tables:
+        bars = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(bars) == 1
+    assert r"slow \| late" in written[1]
+
+
+def test_somebodys_table_gets_what_it_can_fill(tmp_path):
+    html, markdown = write(tmp_path, stories.story(stories.others()))
+    page = Page(html)
+    assert page.headings == [
+        "With 1e13 FLOP", "How sure", "IsoFLOP profiles", "Tokens and loss against compute",
+        "Loss as a function of parameters and tokens", "Every trial", "How it was run", "Left out",
+    ]  # fmt: skip
+    for text in (
+        "Learning rates: the table has no learning_rate.",
+        "What pruning saved: the table has no status and no flops.",
+        "Training curves: the runs came without a table of curves.",
+    ):
+        assert text in html
+        assert text in markdown
+
+
+def test_without_a_prediction_the_page_opens_with_the_law(tmp_path):
+    html, _ = write(tmp_path, stories.story(asked=False))
+    page = Page(html)
+    assert page.headings[0] == "The law"
+    assert page.rows[1][0] == "3e10"
+    assert "N_opt grows as C^0.410 (95 % interval 0.386 … 0.434)" in html
+
+
+def test_without_any_fit_the_page_says_so_and_shows_the_runs(tmp_path):
+    told = stories.story(asked=False)
+    none = tuple(
+        replace(fit, law=None, draws=None, points=(), status=replace(fit.status, state="failed"))
+        for fit in told.fits.approaches
+    )
+    fits = replace(
+        told.fits, approaches=none, chosen="", chosen_because="Every approach failed.",
+        disagreement=(), validation=(),
+    )  # fmt: skip
+    html, _ = write(tmp_path, replace(told, fits=fits))
+    page = Page(html)
+    assert page.headings[0] == "No law could be fitted"
+    assert "Every approach failed." in html
+    assert "IsoFLOP profiles" in page.headings
+    assert "Tokens and loss against compute: no law could be fitted." in html
+
+
+def test_fits_read_from_a_file_have_no_bands_but_a_page(tmp_path):
+    told = stories.story()
+    bare = tuple(replace(fit, draws=None) for fit in told.fits.approaches)
+    html, _ = write(tmp_path, replace(told, fits=replace(told.fits, approaches=bare)))
+    rows = {row[0]: row for row in Page(html).rows if row}
+    assert rows["parabola"][4] == "—"
+
+
+def test_a_page_of_many_trials_stays_small(written):
+    assert len(written[0]) < 5_000_000
