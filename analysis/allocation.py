@@ -5,56 +5,77 @@ import numpy as np
 from analysis.approaches import Draws, UnsupportedError, power_laws, spread
 from analysis.cells import Cells
 from analysis.laws import AllocationLaw, Array
-from analysis.profiles import METHODS, Method, Profile, profiles
+from analysis.profiles import METHODS, Method, Profile, is_profiled, profiles
 from analysis.results import Fit, FitStatus, Point
-from analysis.uncertainty import redrawn, residuals
+from analysis.uncertainty import UNIDENTIFIED_SHARE, redrawn, residuals
 
 
 def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...]) -> Fit:
     """Approach 2, by the method named; `argmin_raw` fits its power laws in raw space.
 
     Raises:
-        UnsupportedError: fewer than two budgets with a minimum inside.
+        UnsupportedError: no isoFLOP profiles, or fewer than two with a minimum inside.
     """
     raw = name == "argmin_raw"
     method = METHODS["argmin" if raw else name]
-    kept, minima, warnings = _minima(profiles(cells), method)
+    if not is_profiled(cells, method.sizes):
+        raise UnsupportedError(
+            f"needs isoFLOP profiles: most points share their budget with fewer than "
+            f"{method.sizes - 1} other sizes"
+        )
+    kept, minima, doubts = _minima(profiles(cells), method)
     budgets = np.array([profile.budget for profile in kept])
     params = np.array([point.params for point in minima])
     tokens = np.array([point.tokens for point in minima])
-    drawn = _allocation_draws(kept, method, draws, raw=raw)
+    drawn, outside = _allocation_draws(kept, method, draws, raw=raw)
+    if outside > UNIDENTIFIED_SHARE:
+        doubts.append(f"{outside:.0%} of resampled profiles have no minimum inside their sizes")
     if raw:
-        warnings.append("power laws fitted in raw space: the largest budgets decide alone")
+        doubts.append("power laws fitted in raw space: the largest budgets decide alone")
     if len(kept) == 2:
-        warnings.append(
-            "two budgets: the power laws pass through both points, whatever their noise"
-        )
+        doubts.append("two budgets: the power laws pass through both minima, whatever their noise")
+    space = "raw" if raw else "log"
     return Fit(
-        at=at, name=name, law=power_laws(budgets, params, tokens, raw=raw), objective=None,
-        objective_name=f"{method.words}; power laws by least squares in {'raw' if raw else 'log'} space",
-        status=FitStatus(state="doubtful" if warnings else "ok", reason="; ".join(warnings)),
-        points=tuple(minima), warnings=tuple(warnings), **spread(drawn),
-    )  # fmt: skip
+        at=at,
+        name=name,
+        law=power_laws(budgets, params, tokens, raw=raw),
+        objective_name=f"{method.words}; power laws by least squares in {space} space",
+        status=FitStatus(state="doubtful" if doubts else "ok", reason="; ".join(doubts)),
+        points=tuple(minima),
+        warnings=tuple(doubts),
+        **spread(drawn),
+    )
 
 
 def _minima(found: list[Profile], method: Method) -> tuple[list[Profile], list[Point], list[str]]:
-    """Profiles with a minimum, the minima, and why the others were left out."""
-    kept, points, left_out = [], [], []
+    """Profiles with a minimum, the minima, and why other budgets were left out."""
+    kept, points = [], []
+    thin, open_ended = [], []
     for profile in found:
-        sizes = len(profile.log_params)
-        if sizes < method.sizes:
-            left_out.append(f"budget {profile.budget:.3g}: {sizes} sizes, {method.sizes} needed")
+        if len(profile.log_params) < method.sizes:
+            thin.append(profile.budget)
             continue
         position, loss = method.minimum(profile.log_params, profile.loss[None])
         if np.isnan(position[0]):
-            left_out.append(f"budget {profile.budget:.3g}: no minimum inside the range of sizes")
+            open_ended.append(profile.budget)
             continue
         kept.append(profile)
         points.append(_point(profile, float(position[0]), float(loss[0])))
+    left_out = [
+        *_left_out(thin, f"have fewer than {method.sizes} sizes"),
+        *_left_out(open_ended, "have no minimum inside their sizes"),
+    ]
     if len(kept) < 2:
-        shown = "; ".join(left_out[:3]) + ("; …" if len(left_out) > 3 else "")
-        raise UnsupportedError(f"needs 2 budgets with a minimum, got {len(kept)} ({shown})")
+        reasons = "; ".join(left_out) or "the table has one budget"
+        raise UnsupportedError(f"needs 2 budgets with a minimum, got {len(kept)}: {reasons}")
     return kept, points, left_out
+
+
+def _left_out(budgets: list[float], reason: str) -> list[str]:
+    if not budgets:
+        return []
+    shown = ", ".join(f"{c:.3g}" for c in budgets[:3]) + (", …" if len(budgets) > 3 else "")
+    return [f"left out {len(budgets)} budgets that {reason} ({shown})"]
 
 
 def _point(profile: Profile, log_params: float, loss: float) -> Point:
@@ -64,23 +85,24 @@ def _point(profile: Profile, log_params: float, loss: float) -> Point:
 
 def _allocation_draws(
     found: list[Profile], method: Method, draws: Draws, *, raw: bool
-) -> AllocationLaw | None:
-    """Power laws through the minima of resampled profiles; None without replicates."""
+) -> tuple[AllocationLaw | None, float]:
+    """Power laws through the minima of resampled profiles, and the share without a minimum."""
     if draws.replicates == 0:
-        return None
+        return None, 0.0
     rng = np.random.default_rng(draws.seed)
-    params, tokens = [], []
+    params, tokens, outside = [], [], []
     for profile in found:
         x = profile.log_params
         position, _ = method.minimum(x, _redrawn_profile(profile, method, draws.replicates, rng))
-        # A draw without a minimum inside has it at the edge its lowest run is nearer to.
-        position = np.where(
-            np.isnan(position), rng.choice(x[[0, -1]], size=len(position)), position
-        )
+        outside.append(np.isnan(position).mean())
+        # A draw whose minimum is outside could have it on either side.
+        edge = rng.choice(x[[0, -1]], size=len(position))
+        position = np.where(np.isnan(position), edge, position)
         params.append(np.exp(position))
         tokens.append(np.exp(profile.tokens_at(position)))
     budgets = np.array([profile.budget for profile in found])
-    return power_laws(budgets, np.column_stack(params), np.column_stack(tokens), raw=raw)
+    law = power_laws(budgets, np.column_stack(params), np.column_stack(tokens), raw=raw)
+    return law, float(max(outside))
 
 
 def _redrawn_profile(

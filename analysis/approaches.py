@@ -38,4 +38,6 @@ def spread(drawn: Law | None) -> dict[str, Any]:
         letter: percentile_interval(value) for letter, value in values.items()
     }
     errors = {letter: float(np.std(np.asarray(value), ddof=1)) for letter, value in values.items()}
-    return {"draws": drawn, "bse": errors, "intervals": intervals}
+    # A coefficient at 1 FLOP may have no finite variance: then it has no standard error.
+    finite = {letter: error for letter, error in errors.items() if np.isfinite(error)}
+    return {"draws": drawn, "bse": finite, "intervals": intervals}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis import tables
 from analysis.laws import Array
 from analysis.runs import Runs
 
@@ -26,7 +27,7 @@ class Cells:
     loss: Array
     """nat/token; the mean over seeds at the best rate."""
     cluster: NDArray[np.int64]
-    """Points of one trial (checkpoints of a run) share a number: a bootstrap draws them together."""
+    """Points of one trial (checkpoints) share a number: a bootstrap draws them together."""
     profile: NDArray[np.int64]
     """Number of the isoFLOP profile, smallest budget first."""
     learning_rate: Array
@@ -67,7 +68,11 @@ def cells(runs: Runs) -> Cells:
     table = runs.table.reset_index(drop=True)
     rates = "learning_rate" in table.columns and bool(table["learning_rate"].notna().all())
     keys = _cell_keys(table)
-    best = _best_rates(table, keys) if rates and keys else table.assign(rate_on_edge=False)
+    best = (
+        _best_rates(table, _tried(runs), keys)
+        if rates and keys
+        else table.assign(rate_on_edge=False)
+    )
     best = best.sort_values(["budget", "params", "tokens", "row"], kind="stable")
     trial = best["trial"].astype(str) if "trial" in best.columns else best["row"].astype(str)
     budget = best["budget"].to_numpy(dtype=np.float64)
@@ -100,8 +105,19 @@ def _cell_keys(table: pd.DataFrame) -> list[str]:
     return ["budget", *SHAPE, "params"]
 
 
-def _best_rates(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row a cell: mean loss over seeds at the rate (and batch) whose mean is lowest."""
+def _tried(runs: Runs) -> pd.DataFrame:
+    """Every trial of the file that was started with a rate, N counted as the runs count it."""
+    started = runs.trials[runs.trials["learning_rate"].notna()]
+    if "params_embedding" in started.columns:
+        return tables.counted(started, runs.count)
+    return started
+
+
+def _best_rates(table: pd.DataFrame, tried: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row a cell: mean loss over seeds at the rate (and batch) whose mean is lowest.
+
+    `tried` holds pruned trials too: a best rate next to a pruned one is not on the edge.
+    """
     recipe = [name for name in ("learning_rate", "batch_size") if name in table.columns]
     others = [name for name in ("tokens", "row", "trial") if name in table.columns]
     means = (
@@ -109,9 +125,11 @@ def _best_rates(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         .agg({"loss": "mean", **dict.fromkeys(others, "first")})
         .reset_index()
     )
-    groups = means.groupby(keys, dropna=False, sort=True)
-    lowest, highest = (groups["learning_rate"].transform(name) for name in ("min", "max"))
-    edge = (means["learning_rate"].eq(lowest) | means["learning_rate"].eq(highest)) & lowest.lt(
-        highest
-    )
-    return means.assign(rate_on_edge=edge).loc[groups["loss"].idxmin()]
+    best = means.loc[means.groupby(keys, dropna=False, sort=True)["loss"].idxmin()]
+    lowest, highest = (
+        best.merge(tried.groupby(keys, dropna=False)["learning_rate"].agg(name).reset_index(),
+                   on=keys, how="left", suffixes=("", "_tried"))["learning_rate_tried"].to_numpy()
+        for name in ("min", "max")
+    )  # fmt: skip
+    rate = best["learning_rate"].to_numpy()
+    return best.assign(rate_on_edge=((rate <= lowest) | (rate >= highest)) & (lowest < highest))

@@ -54,10 +54,14 @@ def envelope_fit(runs: Runs, draws: Draws, at: tuple[float, ...]) -> Fit:
     fitted = power_laws(flops[hull], params[hull], tokens[hull], raw=False)
     warning = "points in the middle of a decaying schedule are not compute-optimal runs"
     return Fit(
-        at=at, name="envelope", law=fitted, objective_name="lower hull of training curves; power laws in log space",
+        at=at, name="envelope", law=fitted,
+        objective_name="lower hull of training curves; power laws in log space",
         status=FitStatus(state="doubtful", reason=warning), warnings=(warning,),
         points=tuple(
-            Point(budget=float(flops[i]), params=float(params[i]), tokens=float(tokens[i]), loss=float(loss[i]))
+            Point(
+                budget=float(flops[i]), params=float(params[i]), tokens=float(tokens[i]),
+                loss=float(loss[i]),
+            )
             for i in hull
         ),
         **spread(_envelope_draws(curves, draws)),

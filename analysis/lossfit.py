@@ -22,10 +22,14 @@ from analysis.parametric import (
     solve_all,
 )  # fmt: skip
 from analysis.results import Fit, FitStatus, Point
-from analysis.uncertainty import Residuals, default_bootstrap, resampled, residuals
+from analysis.uncertainty import (
+    UNIDENTIFIED_SHARE,
+    Residuals,
+    default_bootstrap,
+    resampled,
+    residuals,
+)
 
-UNIDENTIFIED_SHARE = 0.1
-"""Of draws on a bound: from here on the interval is a statement about the bound."""
 SHOWN_BUDGETS = 12
 """Points shown of a law fitted to a table without isoFLOP profiles."""
 

@@ -25,6 +25,7 @@ E_SHARES = (0.02, 0.3, 0.5, 0.65, 0.77, 0.86, 0.93, 0.98)
 K_GRID = (0.4, 0.65, 1.0, 1.5, 2.5)
 EXPONENT_BOUNDS = (1e-3, 3.0)
 K_BOUNDS = (0.05, 20.0)
+LEAD_ITERATIONS = 60
 POLISHED = 4  # starts taken from the grid to the end, for one table
 E_FLOOR = 1e-4  # of the lowest loss: an E held here is none
 
@@ -207,7 +208,12 @@ def polish(problem: Problem, objective: Objective, box: Box, starts: Array) -> M
     points = starts
     for penalty in objective.stages[:-1]:
         points = minimize(
-            partial(evaluate, problem, penalty), points, lower, upper, tolerance=1e-2, iterations=30
+            partial(evaluate, problem, penalty),
+            points,
+            lower,
+            upper,
+            tolerance=objective.lead_tolerance,
+            iterations=LEAD_ITERATIONS,
         ).points
     return minimize(partial(evaluate, problem, objective.stages[-1]), points, lower, upper)
 

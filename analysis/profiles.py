@@ -47,6 +47,16 @@ def profiles(cells: Cells) -> list[Profile]:
     return [_profile(cells, number) for number in range(int(cells.profile.max()) + 1)]
 
 
+def is_profiled(cells: Cells, sizes: int) -> bool:
+    """Whether at least half of the points lie in budgets with `sizes` sizes: isoFLOP runs, then."""
+    inside = [
+        int(np.sum(cells.profile == number))
+        for number, profile in enumerate(profiles(cells))
+        if len(profile.log_params) >= sizes
+    ]
+    return 2 * sum(inside) >= len(cells)
+
+
 def _profile(cells: Cells, number: int) -> Profile:
     here = cells.profile == number
     sizes, which = np.unique(cells.params[here], return_inverse=True)

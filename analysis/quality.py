@@ -3,7 +3,8 @@
 import numpy as np
 
 from analysis.cells import Cells
-from analysis.profiles import Profile, profiles
+from analysis.laws import Array
+from analysis.profiles import Profile, is_profiled, profiles
 
 DUPLICATE = 0.005  # relative distance of two sizes below which they are one measurement
 FAR_OFF = 5.0  # robust standard deviations from a profile's parabola
@@ -14,9 +15,9 @@ EXTRAPOLATION = 10.0  # times the largest budget measured
 def table_warnings(cells: Cells, at: tuple[float, ...]) -> tuple[str, ...]:
     """Warnings on the table as a whole and profile by profile; nothing is dropped for them."""
     found: list[str] = []
-    shown = [profile for profile in profiles(cells) if len(profile.log_params) >= 3]
-    for profile in shown:
-        found += profile_warnings(profile)
+    if is_profiled(cells, 3):
+        for profile in profiles(cells):
+            found += profile_warnings(profile) if len(profile.log_params) >= 3 else []
     edges = cells.budget[cells.rate_on_edge]
     if len(edges):
         found.append(
@@ -57,7 +58,7 @@ def profile_warnings(profile: Profile) -> list[str]:
     return found
 
 
-def _far_off(place: str, profile: Profile, left: np.ndarray) -> list[str]:
+def _far_off(place: str, profile: Profile, left: Array) -> list[str]:
     spread = 1.4826 * np.median(np.abs(left - np.median(left)))
     far = np.abs(left) > FAR_OFF * max(spread, 1e-4 * float(profile.loss.mean()))
     return [

@@ -17,6 +17,8 @@ from analysis.laws import Array
 from analysis.parametric import CHUNK, Problem
 
 Bootstrap: TypeAlias = Literal["pairs", "wild", "residual"]
+UNIDENTIFIED_SHARE = 0.1
+"""Of draws on a bound: from here on the interval is a statement about the bound."""
 MANY_TRIALS = 100
 """From here on pairs is as good as any, and assumes least."""
 
