@@ -49,8 +49,10 @@ def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...])
 
 def _minima(found: list[Profile], method: Method) -> tuple[list[Profile], list[Point], list[str]]:
     """Profiles with a minimum, the minima, and why other budgets were left out."""
-    kept, points = [], []
-    thin, open_ended = [], []
+    kept: list[Profile] = []
+    points: list[Point] = []
+    thin: list[float] = []
+    open_ended: list[float] = []
     for profile in found:
         if len(profile.log_params) < method.sizes:
             thin.append(profile.budget)
@@ -90,11 +92,13 @@ def _allocation_draws(
     if draws.replicates == 0:
         return None, 0.0
     rng = np.random.default_rng(draws.seed)
-    params, tokens, outside = [], [], []
+    params: list[Array] = []
+    tokens: list[Array] = []
+    outside: list[float] = []
     for profile in found:
         x = profile.log_params
         position, _ = method.minimum(x, _redrawn_profile(profile, method, draws.replicates, rng))
-        outside.append(np.isnan(position).mean())
+        outside.append(float(np.isnan(position).mean()))
         # A draw whose minimum is outside could have it on either side.
         edge = rng.choice(x[[0, -1]], size=len(position))
         position = np.where(np.isnan(position), edge, position)

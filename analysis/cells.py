@@ -11,9 +11,7 @@ from analysis.laws import Array
 from analysis.runs import Runs
 
 SHAPE = ("d_model", "num_layers", "num_heads", "d_ff")
-SAME_BUDGET = (
-    0.02  # budgets closer than this are one profile: tables round, and digitized ones blur
-)
+SAME_BUDGET = 0.005  # budgets closer than this are one profile: tables round
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ def disagreement(fits: Sequence[Fit], reference: LossLaw | None, budget: float) 
     """How far apart the fits are at `budget`; what each would cost were `reference` true."""
     sizes = {fit.name: float(fit.n_opt(budget)) for fit in fits}
     lowest, highest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-    cost = {}
+    cost: dict[str, float] = {}
     if reference is not None:
         cost = {name: float(reference.extra_flops(n, budget)) for name, n in sizes.items()}
     return Disagreement(

@@ -26,6 +26,8 @@ class Objective:
     """Minimized one after the other, each from the last one's answer; the last is the objective."""
     lead_tolerance: float = 1e-2
     """Step at which a stage before the last is near enough to its minimum."""
+    for_draws: int = 0
+    """Stages left out, counted from the end, when bootstrap draws are fitted."""
     scale: float = 1.0
     """Times the sum of penalties: the figure that is reported."""
     mean: bool = False
@@ -48,6 +50,7 @@ def least_absolute(delta: float = 1e-7) -> Objective:
     return Objective(
         name="sum of absolute deviations of log loss",
         stages=(*(_huber(width) for width in widths), _huber(delta)),
+        for_draws=2,  # Huber(1e-5) is absolute enough beside any table's noise
         lead_tolerance=1e-4,  # the corner is narrow: looser stages left the last one crawling
         scale=1 / delta,
     )

@@ -5,7 +5,7 @@ a damped Newton method on (ln A, ln B, ln E, alpha, beta, k) with the exact Hess
 and ln D are centered, which takes away the collinearity of A with alpha and of B with beta.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -121,8 +121,9 @@ def _cell(
     best = flat.argmin(axis=1)
     row = np.arange(len(weight))
     i, j = np.unravel_index(best, error.shape[1:])
+    log_floor = np.broadcast_to(np.log(floor[:, 0]), len(weight))
     start = np.column_stack([
-        np.log(a[row, i, j]), np.log(b[row, i, j]), np.broadcast_to(np.log(floor[:, 0]), len(weight)),
+        np.log(a[row, i, j]), np.log(b[row, i, j]), log_floor,
         EXPONENTS[i], EXPONENTS[j], np.full(len(weight), k),
     ])  # fmt: skip
     return start, flat[row, best]
@@ -272,7 +273,8 @@ def solve_all(problem: Problem, objective: Objective, box: Box = FREE) -> Array:
     replicates = max(len(problem.log_loss), len(problem.weights))
     starts, errors = locate(problem, box, replicates)
     best = starts[errors.argmin(axis=0), np.arange(replicates)]
-    return polish(problem, objective, box, best).points
+    stages = objective.stages[: len(objective.stages) - objective.for_draws]
+    return polish(problem, replace(objective, stages=stages), box, best).points
 
 
 def _prediction(problem: Problem, point: Array) -> tuple[Array, Array]:

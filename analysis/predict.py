@@ -66,12 +66,10 @@ class Prediction:
     def summary(self) -> str:
         """All of it for a person to read."""
         lines = [f"{self.budget:.4g} FLOP, by {self.approach}, with 95 % intervals"]
-        for name, value, unit in (
-            ("params", self.params, ""), ("tokens", self.tokens, ""), ("loss", self.loss, " nat/token"),
-        ):  # fmt: skip
+        for name, value in (("params", self.params), ("tokens", self.tokens), ("loss", self.loss)):
             if value is not None:
                 bounds = f"[{value.low:.4g}, {value.high:.4g}]"
-                lines.append(f"  {name:<14}{value.value:.4g}{unit}  {bounds}")
+                lines.append(f"  {name:<14}{value.value:<10.4g}{bounds}")
         if self.shape is not None:
             fields = ", ".join(f"{name} {value:,}" for name, value in vars(self.shape).items())
             lines.append(f"  {'shape':<14}{fields}")

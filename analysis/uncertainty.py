@@ -18,7 +18,7 @@ from analysis.parametric import CHUNK, Problem
 
 Bootstrap: TypeAlias = Literal["pairs", "wild", "residual"]
 UNIDENTIFIED_SHARE = 0.1
-"""Of draws on a bound: from here on the interval is a statement about the bound."""
+"""Of draws on a bound or an edge: from here on the interval speaks of the bound."""
 MANY_TRIALS = 100
 """From here on pairs is as good as any, and assumes least."""
 
@@ -38,7 +38,7 @@ class Residuals:
 
 
 def residuals(measured: Array, predicted: Array, jacobian: Array) -> Residuals:
-    """Residuals of ln loss (n,) with the leverage of a fit whose derivative is `jacobian` (n, p)."""
+    """Residuals of ln loss (n,), and the leverage of a fit of derivative `jacobian` (n, p)."""
     left = measured - predicted
     freedom = max(len(left) - jacobian.shape[1], 1)
     noise = float(np.sqrt(left @ left / freedom))
