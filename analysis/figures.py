@@ -37,11 +37,15 @@ BEYOND = 10.0
 """How far past the runs a law is drawn where no target is named: a factor in C."""
 CURVE = 80
 """Points a curve is drawn with."""
+PROFILES = 12
+"""Profiles that one figure can tell apart."""
 
 
 def sound_profiles(runs: Runs) -> list[Profile]:
-    """Profiles of at least three sizes: fewer show no minimum."""
-    return [profile for profile in profiles(cells(runs)) if len(profile.loss) > 2]
+    """Profiles of at least three sizes, the dozen of most sizes where a table has more."""
+    sound = [profile for profile in profiles(cells(runs)) if len(profile.loss) > 2]
+    fullest = sorted(sound, key=lambda profile: -len(profile.loss))[:PROFILES]
+    return sorted(fullest, key=lambda profile: profile.budget)
 
 
 def isoflop_profiles(runs: Runs, fit: Fit | None, ax: Axes) -> Axes:
@@ -55,19 +59,29 @@ def isoflop_profiles(runs: Runs, fit: Fit | None, ax: Axes) -> Axes:
     for profile in shown:
         color, sizes = colors[profile.budget], np.exp(profile.log_params)
         ax.plot(sizes, profile.loss, "o", ms=4, color=color)
-        if fit is not None and fit.name in METHODS:
-            x = np.linspace(profile.log_params[0], profile.log_params[-1], CURVE)
-            degree = METHODS[fit.name].degree
-            curve = np.polynomial.Polynomial.fit(profile.log_params, profile.loss, degree)
-            ax.plot(np.exp(x), curve(x), "-", lw=1.1, color=color)
+        if fit is not None:
+            _profile_curve(ax, profile, fit, color)
         text = f"{wording.flops(profile.budget)} FLOP"
         ends.append(EndLabel(float(sizes[-1]), float(profile.loss[-1]), text, color))
     for point in fit.points if fit is not None else ():
-        ax.plot(point.params, point.loss, "D", ms=6, mfc=PAPER.light, mec=ORANGE.light, mew=1.6)
+        if np.isclose(list(colors), point.budget).any():
+            ax.plot(point.params, point.loss, "D", ms=6, mfc=PAPER.light, mec=ORANGE.light, mew=1.6)
     log_axis(ax, "x", PARAMS, wording.count)
     ax.set_ylabel(LOSS)
     label_ends(ax, ends)
     return ax
+
+
+def _profile_curve(ax: Axes, profile: Profile, fit: Fit, color: str) -> None:
+    """The polynomial whose minimum `fit` takes, where sizes are enough to leave it no choice."""
+    if fit.name not in METHODS:
+        return
+    degree = METHODS[fit.name].degree
+    if len(profile.loss) < degree + 2:
+        return
+    x = np.linspace(profile.log_params[0], profile.log_params[-1], CURVE)
+    curve = np.polynomial.Polynomial.fit(profile.log_params, profile.loss, degree)
+    ax.plot(np.exp(x), curve(x), "-", lw=1.1, color=color)
 
 
 def n_opt(runs: Runs, fits: Fits, ax: Axes, *, target: float | None = None) -> Axes:

@@ -1,7 +1,8 @@
 """Runs, fits and a prediction as one self-contained HTML page, and as Markdown beside it.
 
 A pure function of its input: the same runs and fits give the same bytes. Needs no network, to
-write or to read. Examples of the sections are in `report_laws` and `report_runs`.
+write or to read. The sections are made in
+`report_answer`, `report_laws` and `report_runs`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import report_laws, report_runs
+from analysis import report_answer, report_laws, report_runs
 from analysis.fit import Fits
 from analysis.predict import Prediction
 from analysis.report_page import LeftOut, Page, Section, Story
@@ -17,8 +18,8 @@ from analysis.runs import Runs
 from analysis.style import stylesheet
 
 _SECTIONS: tuple[Callable[[Story], Section | LeftOut], ...] = (
-    report_laws.answer,
-    report_laws.certainty,
+    report_answer.answer,
+    report_answer.certainty,
     report_laws.isoflop,
     report_laws.allocation,
     report_laws.loss_law,

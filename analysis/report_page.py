@@ -1,11 +1,16 @@
 """What a report consists of, before it is HTML or Markdown: sections of text, tables, figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analysis.fit import Fits
 from analysis.predict import Prediction
+from analysis.results import Interval
 from analysis.runs import Runs
+
+NO_INTERVAL = "—"
+REACH = 1e3
+"""How far past the runs, as a factor in C, tables go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,11 @@ class Page:
     notes: tuple[str, ...]
     sections: tuple[Section, ...]
     left_out: tuple[LeftOut, ...]
+
+
+def between(interval: Interval, word: Callable[[float], str]) -> str:
+    """`low … high`."""
+    return f"{word(interval[0])} … {word(interval[1])}"
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -153,7 +153,9 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel]) -> None:
     Call last: places follow from the axes' limits.
     """
     ends = [float(ax.transData.transform((label.x, label.y))[1]) for label in labels]
-    places = _spread(ends, gap=LABEL_POINTS * 1.25 * ax.figure.dpi / 72)
+    frame = ax.get_window_extent()
+    gap = LABEL_POINTS * 1.25 * ax.figure.dpi / 72
+    places = _spread(ends, gap, (frame.y0, frame.y1))
     for label, end, place in zip(labels, ends, places, strict=True):
         ax.annotate(
             label.text, (label.x, label.y), xytext=(7, (place - end) * 72 / ax.figure.dpi),
@@ -162,8 +164,8 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel]) -> None:
         )  # fmt: skip
 
 
-def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """The nearest places, in the same order, that are at least `gap` apart.
+def _spread(places: Sequence[float], gap: float, within: tuple[float, float]) -> list[float]:
+    """The nearest places, in the same order, at least `gap` apart and `within` if there is room.
 
     Pool adjacent violators: neighbors too close become a block about their mean.
     """
@@ -179,7 +181,10 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
         while len(blocks) > 1 and mean(blocks[-2]) >= mean(blocks[-1]):
             last = blocks.pop()
             blocks[-1].extend(last)
-    found = {index: mean(block) for block in blocks for index in block}
+    highest = within[1] - (len(places) - 1) * gap
+    found = {
+        index: max(within[0], min(mean(block), highest)) for block in blocks for index in block
+    }
     return [found[index] + order.index(index) * gap for index in range(len(places))]
 
 

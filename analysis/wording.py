@@ -40,8 +40,12 @@ def exponent(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share as a percentage: `4.1 %`; below a thousandth of a percent, `0 %`."""
-    return f"{100 * value:.2g} %" if abs(value) >= 1e-5 else "0 %"
+    """A share as a percentage: `4.1 %`, `260 %`."""
+    if math.isnan(value):
+        return "—"
+    if abs(value) < 1e-4:
+        return "below 0.01 %"
+    return f"{100 * value:.2g} %" if abs(value) < 1 else f"{100 * value:.0f} %"
 
 
 def duration(seconds: float) -> str:

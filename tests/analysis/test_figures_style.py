@@ -76,12 +76,19 @@ def test_the_ramp_orders_budgets():
 
 @given(st.lists(st.floats(-1e3, 1e3), max_size=12), st.floats(0.1, 50))
 def test_labels_are_spread_apart_and_stay_in_order(places, gap):
-    spread = style._spread(places, gap)
+    spread = style._spread(places, gap, (-1e9, 1e9))
     order = np.argsort(places, kind="stable")
     moved = np.array(spread)[order]
     assert (np.diff(moved) >= gap - 1e-6).all()
     if len(places) and (np.diff(np.array(places)[order]) >= gap).all():
         assert np.allclose(spread, places)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=11))
+def test_labels_stay_beside_the_axes_where_there_is_room(places):
+    spread = style._spread(places, 10, (0, 100))
+    assert min(spread) >= 0
+    assert max(spread) <= 100 + 1e-9
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,26 @@ def test_warnings_and_disagreement_are_told(written):
     for text in (
         "the budget lies 33 times beyond the largest that was run",
         "chinchilla: E lies far below every loss",
-        "differ by a factor 1.9: argmin gives the smallest, chinchilla the largest",
         "it foretells the largest budget best",
     ):
         assert all(text in page for page in written)
+
+
+def test_disagreement_is_a_table(page):
+    assert ["1e13", "1.9", "argmin", "chinchilla", "3 %"] in page.rows
+
+
+def test_long_reasons_and_many_warnings_are_cut(tmp_path):
+    told = stories.story()
+    first = replace(
+        told.fits.approaches[0],
+        warnings=tuple(f"warning number {number}" for number in range(30)),
+        status=replace(stories.OK, state="doubtful", reason="word " * 500),
+    )
+    fits = replace(told.fits, approaches=(first, *told.fits.approaches[1:]))
+    html, _ = write(tmp_path, replace(told, fits=fits))
+    assert "and 19 more like these" in html
+    assert max(len(cell) for row in Page(html).rows for cell in row) < 250
 
 
 def test_rows_that_were_not_fitted_are_counted_with_their_reason(page):
