@@ -3,6 +3,7 @@
 import math
 
 from analysis import figures, wording
+from analysis.profiles import METHODS
 from analysis.report_page import (
     NO_INTERVAL,
     REACH,
@@ -23,6 +24,8 @@ def isoflop(story: Story) -> Section | LeftOut:
     shown = figures.sound_profiles(story.runs)
     if not shown:
         return LeftOut(title=title, reason="no budget has runs of three sizes or more")
+    if refused := _refused(story):
+        return LeftOut(title=title, reason=refused)
     fit = _profile_fit(story)
     figure = draw(lambda ax: figures.isoflop_profiles(story.runs, fit, ax), height=4.0)
     budgets = ", ".join(wording.flops(profile.budget) for profile in shown)
@@ -40,6 +43,14 @@ def isoflop(story: Story) -> Section | LeftOut:
             ),
         ),
     )
+
+
+def _refused(story: Story) -> str:
+    """Why no approach 2 took the runs for profiles; empty where one did, or was not asked."""
+    reasons = [fit.status for fit in story.fits.approaches if fit.name in METHODS]
+    if not reasons or any(status.state != "skipped" for status in reasons):
+        return ""
+    return reasons[0].reason
 
 
 def _profile_caption(story: Story, fit: Fit | None) -> str:

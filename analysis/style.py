@@ -107,7 +107,6 @@ def draw_grid(
                 ax.set_ylabel("")
             if number >= len(paints):
                 ax.remove()
-        figure.draw_without_rendering()
     return figure
 
 

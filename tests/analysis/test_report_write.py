@@ -192,6 +192,22 @@ def test_somebodys_table_gets_what_it_can_fill(tmp_path):
         assert text in markdown
 
 
+def test_runs_that_are_no_profiles_are_not_drawn_as_such(tmp_path):
+    told = stories.story()
+    reason = "most budgets have one size"
+    skipped = tuple(
+        replace(
+            fit, law=None, draws=None, status=replace(stories.OK, state="skipped", reason=reason)
+        )
+        if fit.name != "chinchilla"
+        else fit
+        for fit in told.fits.approaches
+    )
+    fits = replace(told.fits, approaches=skipped, chosen="chinchilla", disagreement=())
+    html, _ = write(tmp_path, replace(told, fits=fits))
+    assert f"IsoFLOP profiles: {reason}." in html
+
+
 def test_without_a_prediction_the_page_opens_with_the_law(tmp_path):
     html, _ = write(tmp_path, stories.story(asked=False))
     page = Page(html)
