@@ -19,7 +19,7 @@ Gradient = Callable[[Tensor], Tensor]
 """Tokens (batch_size, context_length + 1) to their mean loss, nat/token; the gradient is left in
 the optimizer's buffer."""
 
-ONEDNN_WIDTH = 64
+ONEDNN_WIDTH = 48
 """Width from which oneDNN's faster products outweigh its slower calls: measured, see README.md."""
 
 

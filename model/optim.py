@@ -1,17 +1,23 @@
-"""AdamW over weights that share one buffer."""
+"""AdamW over weights that share one buffer, and Muon for the matrices among them."""
 
+import math
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from model.parametrization import Group, groups, multiplier
+from model.parametrization import BASE_WIDTH, Group, groups, multiplier
 from model.recipe import Recipe
 
-ORDER: tuple[Group, ...] = ("embedding", "vector", "hidden", "head")
-"""Layout of the buffer: groups of one rate lie together."""
+ORDER: tuple[Group, ...] = ("embedding", "vector", "head", "hidden")
+"""Layout of the buffer: groups of one rate lie together, those that Muon takes at the end."""
 
 EPSILON = 1e-8  # Adam, algorithm 1, arXiv 1412.6980
+MOMENTUM = 0.95  # Muon: kellerjordan.github.io/posts/muon
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the same, coefficients of the quintic
+ITERATIONS = 5
+ADAM_SIZE = 0.2  # root mean square of an AdamW step over its rate: arXiv 2502.16982, section 2.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,9 @@ class AdamW:
     views of another, in the order of `parameters`. So clipping and the step are a handful of
     kernels however many tensors the model has. Build it when the model is on its device.
     """
+
+    takes: tuple[Group, ...] = ORDER
+    """Groups that AdamW's rule moves: the first of `ORDER`."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, d_model: int) -> None:
         kinds = groups(model)
@@ -60,10 +69,13 @@ class AdamW:
         """The buffers cut where rate or decay changes."""
         settings: dict[tuple[float, float], int] = {}
         for kind, weight in zip(kinds, self.parameters, strict=True):
+            if kind not in self.takes:
+                break
             scale = multiplier(kind, self.recipe.parametrization, d_model)
             decay = self.recipe.weight_decay if kind in ("hidden", "head") else 0.0
             settings[scale, decay] = settings.get((scale, decay), 0) + weight.numel()
-        buffers = (self.weights, self.gradient, self.moment1, self.moment2)
+        taken = sum(settings.values())
+        buffers = (b[:taken] for b in (self.weights, self.gradient, self.moment1, self.moment2))
         pieces = zip(*(buffer.split(list(settings.values())) for buffer in buffers), strict=True)
         return [
             _Span(weights=w, gradient=g, moment1=m, moment2=v, rate=rate, decay=decay)
@@ -103,3 +115,63 @@ class AdamW:
         """Take over what `state_dict` gave."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
+
+
+class Muon(AdamW):
+    """Muon for the blocks' matrices, AdamW for the rest.
+
+    A matrix moves along its momentum with all singular values made one; queries, keys and values
+    count as three. The step's size is that of AdamW's, so rates carry over: at every width with
+    "standard"; with "mup" at `BASE_WIDTH`, and from there on what it does to activations is kept.
+    Matrices are not clipped: the size of their gradient hardly matters.
+    """
+
+    takes = ORDER[:-1]
+
+    def __init__(self, model: nn.Module, recipe: Recipe, d_model: int) -> None:
+        super().__init__(model, recipe, d_model)
+        kinds = groups(model)
+        buffers = (self.weights, self.gradient, self.moment1)
+        rows = zip(self.names, *(self._views(buffer) for buffer in buffers), strict=True)
+        self._matrices: defaultdict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]]
+        self._matrices = defaultdict(list)
+        for name, *views in (row for row in rows if kinds[row[0]] == "hidden"):
+            parts = 3 if name.endswith("in_proj_weight") else 1
+            for weight, gradient, momentum in zip(*(v.chunk(parts) for v in views), strict=True):
+                self._matrices[weight.shape].append((weight, gradient, momentum))
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move the weights against `gradient` at `rate` times the recipe's rate."""
+        super().step(rate)
+        for shape, matrices in self._matrices.items():
+            weights, gradients, momenta = (list(tensors) for tensors in zip(*matrices, strict=True))
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov
+            size = rate * self.recipe.learning_rate
+            torch._foreach_mul_(weights, 1 - size * self.recipe.weight_decay)
+            moves = orthogonal(torch.stack(ahead)).unbind()
+            torch._foreach_add_(weights, moves, alpha=-size * self._scale(*shape))
+
+    def _scale(self, rows: int, columns: int) -> float:
+        """Size of a step over its rate: that of AdamW's at the width where rates are full."""
+        if self.recipe.parametrization == "standard":
+            return ADAM_SIZE * math.sqrt(max(rows, columns))
+        return ADAM_SIZE * math.sqrt(BASE_WIDTH * max(1.0, rows / columns))
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """`matrices` (n, rows, columns) with their singular values brought to about one (.7 to 1.2)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.transpose(1, 2) if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(ITERATIONS):
+        square = x @ x.transpose(1, 2)
+        x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x
+    return x.transpose(1, 2) if tall else x
+
+
+def optimizer(model: nn.Module, recipe: Recipe, d_model: int) -> AdamW:
+    """The optimizer that `recipe` names."""
+    return {"adamw": AdamW, "muon": Muon}[recipe.optimizer](model, recipe, d_model)

@@ -41,8 +41,8 @@ class Recipe:
     """Decay of the second moment, per step."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient; infinity never clips."""
-    optimizer: Literal["adamw"] = "adamw"
-    """Rule of the step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Rule of the step; "muon" is for the blocks' matrices, with AdamW for the rest."""
     parametrization: Parametrization = "mup"
     """How first values and rates depend on width."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from model.gradient import gradient
-from model.optim import AdamW
+from model.optim import optimizer
 from model.parametrization import initialize
 from model.progress import DIVERGED_LOSS, Progress
 from model.recipe import Recipe, rate
@@ -97,7 +97,7 @@ class Training:
         self.batches = batches
         self.flops_per_step = flops_per_step
         self.model = model.to(self.device)
-        self.optimizer = AdamW(self.model, recipe, shape.d_model)
+        self.optimizer = optimizer(self.model, recipe, shape.d_model)
         self.held_out = [self._tensor(tokens) for tokens in held_out]
         self._gradient = gradient(
             self.model, self.optimizer, recipe, self.device, compiled=compiled

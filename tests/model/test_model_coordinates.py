@@ -34,7 +34,7 @@ def outputs(model):
     return seen
 
 
-def changes(width, parametrization):
+def changes(width, **choice):
     """Root mean square change of each output after the run."""
     run = Training(
         shape=Shape(
@@ -48,7 +48,7 @@ def changes(width, parametrization):
         recipe=Recipe(
             learning_rate=0.01,
             batch_size=8,
-            parametrization=parametrization,
+            **choice,
             warmup=0,
             schedule="constant",
         ),
@@ -65,9 +65,14 @@ def changes(width, parametrization):
     return {p: (after[p] - before[p]).square().mean().sqrt().item() for p in PLACES}
 
 
-@pytest.mark.parametrize("parametrization, moves", [("mup", False), ("standard", True)])
-def test_change_with_width(parametrization, moves):
-    by_width = [changes(width, parametrization) for width in WIDTHS]
+@pytest.mark.parametrize(
+    "parametrization, optimizer, moves",
+    [("mup", "adamw", False), ("mup", "muon", False), ("standard", "adamw", True)],
+)
+def test_change_with_width(parametrization, optimizer, moves):
+    by_width = [
+        changes(width, parametrization=parametrization, optimizer=optimizer) for width in WIDTHS
+    ]
     for place in PLACES:
         sizes = [change[place] for change in by_width]
         spread = max(sizes) / min(sizes)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.optim import AdamW
+from model.optim import AdamW, Muon, optimizer, orthogonal
 from model.parametrization import groups, initialize
 from model.recipe import Recipe, rate
 from model.shape import Shape
@@ -173,3 +173,47 @@ def test_a_step_is_torchs_adamw_after_clipping(parametrization, decay, tied):
         reference.step()
         for mine, weight in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, weight, rtol=1e-5, atol=1e-7)
+
+
+def test_the_recipe_names_the_optimizer():
+    assert type(optimizer(fresh(), RECIPE, 32)) is AdamW
+    assert type(optimizer(fresh(), dataclasses.replace(RECIPE, optimizer="muon"), 32)) is Muon
+
+
+@pytest.mark.parametrize("rows, columns", [(16, 16), (40, 16), (16, 40)])
+def test_orthogonal_keeps_the_directions_and_evens_the_sizes(rows, columns):
+    generator = torch.Generator().manual_seed(1)
+    matrices = torch.randn(3, rows, columns, generator=generator)
+    for before, after in zip(matrices, orthogonal(matrices), strict=True):
+        u, _, vh = torch.linalg.svd(before, full_matrices=False)
+        seen = u.T @ after @ vh.T  # diagonal in the singular vectors it had
+        assert seen.diagonal().min() > 0.3
+        assert seen.diagonal().max() < 1.3
+        assert (seen - seen.diagonal().diag()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("parametrization", ["mup", "standard"])
+def test_muon_moves_matrices_alone_and_as_far_as_adamw(parametrization):
+    recipe = Recipe(
+        learning_rate=0.02,
+        batch_size=4,
+        parametrization=parametrization,
+        optimizer="muon",
+        grad_clip=math.inf,
+    )
+    shape = dataclasses.replace(SHAPE, d_model=16, num_heads=1)
+    models = [fresh(parametrization, d_model=16, num_heads=1) for _ in range(3)]
+    start, *moved = models
+    for model, name in zip(moved, ("adamw", "muon"), strict=True):
+        chosen = optimizer(model, dataclasses.replace(recipe, optimizer=name), shape.d_model)
+        chosen.gradient.normal_(generator=torch.Generator().manual_seed(1))
+        chosen.step(0.5)
+    kinds = groups(start)
+    for name, before in start.named_parameters():
+        adamw, muon = (m.get_parameter(name) - before for m in moved)
+        if kinds[name] == "hidden":
+            # The first AdamW step is the gradient's sign: 1 / .2 of a later one's size.
+            size = muon.square().mean().sqrt() / adamw.square().mean().sqrt()
+            assert (0.1 if parametrization == "standard" else 0.05) < size < 0.25, name
+        else:
+            assert torch.equal(adamw, muon), name

@@ -63,8 +63,10 @@ def test_progress_counts_what_was_spent():
     assert reports[-1].learning_rate == pytest.approx(0.02 / 34)
 
 
-def test_it_learns_down_to_the_entropy_and_never_below():
-    last = list(training(steps=600, report_at=[600]).run())[-1]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_it_learns_down_to_the_entropy_and_never_below(optimizer):
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
+    last = list(training(recipe, steps=600, report_at=[600]).run())[-1]
     assert last.loss < math.log(2) + 0.1
     assert last.loss > math.log(2) - 3 * last.loss_se
 
@@ -96,8 +98,9 @@ def test_reports_do_not_disturb_the_run():
         dataclasses.replace(RECIPE, schedule="wsd"),
         dataclasses.replace(RECIPE, schedule="constant", parametrization="standard"),
         dataclasses.replace(RECIPE, dtype="bfloat16"),
+        dataclasses.replace(RECIPE, optimizer="muon"),
     ],
-    ids=lambda r: f"{r.schedule}-{r.dropout}-{r.dtype}",
+    ids=lambda r: f"{r.schedule}-{r.dropout}-{r.dtype}-{r.optimizer}",
 )
 def test_a_cut_and_resumed_run_is_the_uncut_one_bit_for_bit(recipe, tmp_path):
     uncut = training(recipe)
