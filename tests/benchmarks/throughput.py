@@ -138,12 +138,13 @@ def measure(num_layers, d_model, sequences, seconds):
     return shape.flops_per_step(sequences), theirs, mine, ratio
 
 
-def commit():
-    """The commit measured, marked if files differ from it."""
+def provenance():
+    """What was measured where; the commit is marked if files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     folder = Path(__file__).parent
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return run.stdout.strip()
+    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"machine": machine, "torch": torch.__version__, "commit": run.stdout.strip()}
 
 
 def main():
@@ -165,10 +166,7 @@ def main():
         figures[f"ratio_d{d_model}"] = round(ratio, 3)
         figures[f"mfu_d{d_model}"] = round(speed / peak, 4)
     figures |= dict.fromkeys(("stacked_d16", "stacked_d32", "stacked_d64"))  # not built
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    print(
-        json.dumps(figures | {"machine": machine, "torch": torch.__version__, "commit": commit()})
-    )
+    print(json.dumps(figures | provenance()))
 
 
 if __name__ == "__main__":
