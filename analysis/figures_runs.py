@@ -87,16 +87,21 @@ def spending(runs: Runs) -> pd.DataFrame:
 
 
 def pruning(runs: Runs, ax: Axes) -> Axes:
-    """Where the compute went: completed runs, stopped runs, and what stopping them saved."""
+    """Where each budget's compute went, in percent of what all its trials asked for.
+
+    Spent by completed runs, spent by stopped ones, saved by stopping them.
+    """
     table = spending(runs)
+    parts = table[["completed", "stopped", "saved"]]
+    shares = 100 * parts.div(parts.sum(axis=1), axis=0)
     places = np.arange(len(table))
     left = np.zeros(len(table))
     for part, color in (("completed", BLUE.light), ("stopped", MUTED.light), ("saved", GRID.light)):
-        ax.barh(places, table[part], left=left, color=color, label=part, height=0.6)
-        left += table[part].to_numpy()
+        ax.barh(places, shares[part], left=left, color=color, label=part, height=0.6)
+        left += shares[part].to_numpy()
     ax.set_yticks(places, [wording.flops(budget) for budget in table["budget"]])
     ax.set_ylabel("budget a trial, FLOP")
-    ax.set_xlabel("FLOP, all trials of the budget")
+    ax.set_xlabel("share of the compute asked for, %")
     ax.grid(visible=False, axis="y")
     ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0, fontsize=9)
     return ax

@@ -92,7 +92,7 @@ def pruning(story: Story) -> Section | LeftOut:
             Picture(
                 svg=svg(figure, "pruning"),
                 alt=words,
-                caption="Compute by budget: completed trials, stopped ones, what was not spent.",
+                caption="Where each budget's compute went: completed, stopped, not spent.",
             ),
         ),
     )

@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 
@@ -155,11 +156,12 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel]) -> None:
     frame = ax.get_window_extent()
     gap = LABEL_POINTS * 1.25 * ax.figure.dpi / 72
     places = _spread(ends, gap, (frame.y0, frame.y1))
+    halo = withStroke(linewidth=2, foreground=PAPER.light)
     for label, end, place in zip(labels, ends, places, strict=True):
         ax.annotate(
             label.text, (label.x, label.y), xytext=(7, (place - end) * 72 / ax.figure.dpi),
             textcoords="offset points", va="center", ha="left", color=label.color,
-            fontsize=LABEL_POINTS, annotation_clip=False,
+            fontsize=LABEL_POINTS, annotation_clip=False, path_effects=[halo],
         )  # fmt: skip
 
 
