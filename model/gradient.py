@@ -19,8 +19,9 @@ Gradient = Callable[[Tensor], Tensor]
 """Tokens (batch_size, context_length + 1) to their mean loss, nat/token; the gradient is left in
 the optimizer's buffer."""
 
-ONEDNN_WIDTH = 48
-"""Width from which oneDNN's faster products outweigh its slower calls: measured, see README.md."""
+ONEDNN_SIZE = 2**19
+"""Multiply-adds of one product, a batch's tokens · d_model², from which oneDNN's faster products
+outweigh its slower calls: measured, see README.md."""
 
 
 class Autograd:
@@ -69,7 +70,8 @@ def _written_out(model: nn.Module, optimizer: AdamW, recipe: Recipe) -> Gradient
         dict(zip(optimizer.names, weights, strict=True)),
         dict(zip(optimizer.names, optimizer.gradients, strict=True)),
     )
-    exact = model.shape.d_model >= ONEDNN_WIDTH and onednn_keeps_float32()
+    size = recipe.batch_size * model.shape.context_length * model.shape.d_model**2
+    exact = size >= ONEDNN_SIZE and onednn_keeps_float32()
     if recipe.dtype == "float32" and not exact:
         return backprop
 

@@ -57,7 +57,8 @@ class Training:
         compiled: let `torch.compile` have the model; not worth its time for small runs on CPU.
 
     Raises:
-        ValueError: `report_at` does not rise to end at `steps`.
+        ValueError: `report_at` does not rise to end at `steps`, or fewer than two sequences are
+            held out; in `run`, a batch has another shape.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Training:
             raise ValueError(f"report_at must rise to {steps}, the run's steps, got {report_at}")
         if report_at[0] < 1:
             raise ValueError(f"report_at must begin at step 1 or later, got {report_at[0]}")
+        if sum(len(tokens) for tokens in held_out) < 2:
+            raise ValueError("held_out must have two sequences or more, for a standard error")
         self.device = torch.device(device)
         weights, dropout = (
             torch.Generator(place).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
@@ -144,10 +147,22 @@ class Training:
         self._diverged = state["diverged"]
 
     def _tensor(self, tokens: Tokens) -> Tensor:
-        host = torch.from_numpy(np.asarray(tokens, dtype=np.int64))
+        # Copied: tokens may lie in a read-only memory map.
+        host = torch.from_numpy(np.array(tokens, dtype=np.int64))
         if self.device.type == "cuda":
             return host.pin_memory().to(self.device, non_blocking=True)
         return host
+
+    def _batch(self) -> Tensor:
+        """Tokens of the next step."""
+        tokens = self._tensor(self.batches(self._step))
+        expected = (self.recipe.batch_size, self.shape.context_length + 1)
+        if tokens.shape != expected:
+            raise ValueError(
+                f"batches({self._step}) must be (batch_size, context_length + 1) = {expected},"
+                f" got {tuple(tokens.shape)}"
+            )
+        return tokens
 
     def _advance(self, stop: int) -> None:
         """Train until `stop` steps are done or the loss is no number."""
@@ -159,7 +174,7 @@ class Training:
         with self._randomness() as source:
             while self._step < stop and not self._lost():
                 before = time.perf_counter()
-                tokens = self._tensor(self.batches(self._step))
+                tokens = self._batch()
                 loading += time.perf_counter() - before
                 self._loss_sum += self._gradient(tokens)
                 self.optimizer.step(rate(self._step, self.steps, self.recipe))

@@ -43,12 +43,12 @@ def precision_within(call, monkeypatch):
 
 
 @pytest.mark.parametrize("units", [True, False], ids=["bfloat16 units", "none"])
-@pytest.mark.parametrize("width", [32, 48])
+@pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_products_are_never_rounded_unless_asked(units, width, dtype, monkeypatch):
     monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: not units)
     call, _ = way(dataclasses.replace(SHAPE, d_model=width), dtype)
-    through_onednn = dtype == "bfloat16" or (width >= 48 and not units)
+    through_onednn = dtype == "bfloat16" or (width >= 128 and not units)
     expected = "medium" if through_onednn else "highest"
     assert precision_within(call, monkeypatch) == {expected}
 

@@ -25,7 +25,9 @@ def walk(rng, sequences):
 
 
 def batches(step):
-    return walk(np.random.default_rng([1, step]), 4)
+    tokens = walk(np.random.default_rng([1, step]), 4)
+    tokens.flags.writeable = False  # as in a memory map
+    return tokens
 
 
 HELD_OUT = [walk(np.random.default_rng([2, i]), 8) for i in range(3)]
@@ -174,3 +176,14 @@ def test_any_module_from_tokens_to_logits_trains():
 def test_reports_must_rise_to_the_end_of_the_run(report_at):
     with pytest.raises(ValueError, match="report_at must"):
         training(report_at=report_at)
+
+
+def test_a_standard_error_needs_two_sequences():
+    with pytest.raises(ValueError, match="two sequences or more"):
+        training(held_out=[HELD_OUT[0][:1]])
+
+
+def test_a_batch_of_another_shape_is_named():
+    run = training(batches=lambda step: batches(step)[:, :-1])
+    with pytest.raises(ValueError, match=r"batches\(0\).*= \(4, 13\), got \(4, 12\)"):
+        next(run.run())
