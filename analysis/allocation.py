@@ -117,6 +117,6 @@ def _redrawn_profile(
     basis = np.vander(profile.log_params - profile.log_params.mean(), degree + 1)
     measured = np.log(profile.loss)
     predicted = basis @ np.linalg.lstsq(basis, measured)[0]
-    left = residuals(measured, predicted, basis)
     each = np.arange(len(measured), dtype=np.int64)
+    left = residuals(measured, predicted, basis, each)
     return np.exp(redrawn(left, each, "residual", replicates, rng))

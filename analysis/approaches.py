@@ -8,6 +8,7 @@ import numpy as np
 from analysis import powerlaw
 from analysis.laws import AllocationLaw, Array, Law, letters
 from analysis.results import FitError, Interval, percentile_interval
+from analysis.uncertainty import Bootstrap
 
 
 class UnsupportedError(FitError):
@@ -20,6 +21,8 @@ class Draws:
 
     replicates: int
     seed: np.random.SeedSequence
+    bootstrap: Bootstrap | None = None
+    """How tables are resampled; None decides by the number of trials."""
 
 
 def power_laws(budgets: Array, params: Array, tokens: Array, *, raw: bool) -> AllocationLaw:

@@ -7,7 +7,8 @@ import numpy as np
 from analysis.cells import Cells
 from analysis.comparison import Validation
 from analysis.lossfit import LOSS_APPROACHES
-from analysis.parametric import Problem, solve
+from analysis.parametric import solve
+from analysis.problem import Problem
 from analysis.results import Fit, FitError
 
 DEFAULTS = ("chinchilla", "parabola", "cubic", "akima", "argmin", "envelope", "argmin_raw")

@@ -22,6 +22,7 @@ from analysis.results import (
     Point,
 )  # fmt: skip
 from analysis.runs import Runs, RunTableError
+from analysis.uncertainty import Bootstrap
 
 __all__ = [
     "APPROACHES", "Certificate", "Disagreement", "Fit", "FitError", "FitStatus", "Fits", "Point",
@@ -44,11 +45,13 @@ def fit(
     at: Sequence[float] = (),
     replicates: int = REPLICATES,
     seed: int = 0,
+    bootstrap: Bootstrap | None = None,
 ) -> Fits:
     """Fit every approach (or those named) to `runs`.
 
     `at` names more budgets at which N_opt and D_opt are wanted, FLOP; `replicates` bootstrap
-    draws give the intervals (0: none). An approach the table cannot support is `skipped`.
+    draws give the intervals (0: none), by the `bootstrap` named or by default pairs for 100 trials
+    and residuals for fewer. An approach the table cannot support is `skipped`.
 
     Raises:
         RunTableError: no approach can be supported; the reasons are its faults.
@@ -63,7 +66,13 @@ def fit(
     )
     budgets = tuple(sorted({*REPORTED_BUDGETS, *at}))
     fitted = tuple(
-        _attempt(name, runs, points, Draws(replicates=replicates, seed=streams[name]), budgets)
+        _attempt(
+            name,
+            runs,
+            points,
+            Draws(replicates=replicates, seed=streams[name], bootstrap=bootstrap),
+            budgets,
+        )
         for name in names
     )
     if all(one.law is None for one in fitted):

@@ -10,17 +10,8 @@ from analysis.approaches import Draws, UnsupportedError, spread
 from analysis.cells import Cells
 from analysis.laws import Array, LossLaw
 from analysis.objectives import Objective
-from analysis.parametric import (
-    EXPONENT_BOUNDS,
-    K_BOUNDS,
-    LETTERS,
-    Box,
-    Problem,
-    Solution,
-    law,
-    solve,
-    solve_all,
-)  # fmt: skip
+from analysis.parametric import Solution, law, solve, solve_all
+from analysis.problem import EXPONENT_BOUNDS, K_BOUNDS, LETTERS, Box, Problem
 from analysis.results import Fit, FitStatus, Point
 from analysis.uncertainty import (
     UNIDENTIFIED_SHARE,
@@ -63,7 +54,7 @@ def loss_fit(
     _refuse_unsupported(cells, approach.box)
     problem = Problem.of(cells.params, cells.tokens, cells.loss)
     found = solve(problem, approach.objective, approach.box)
-    left = residuals(problem.log_loss[0], found.predicted, found.jacobian)
+    left = residuals(problem.log_loss[0], found.predicted, found.jacobian, cells.cluster)
     points = _loss_draws(problem, approach, left, cells, draws)
     flops = cells.flops_per_param_token
     fitted = replace(found.law, flops_per_param_token=flops)
@@ -79,7 +70,7 @@ def loss_fit(
 
 
 def _refuse_unsupported(cells: Cells, box: Box) -> None:
-    free = 4 + (box.E is None) + box.coupled
+    free = len(LETTERS) - len(box.given)
     needs = []
     if len(cells) <= free:
         needs.append(f"needs more than {free} points for {free} parameters, got {len(cells)}")
@@ -99,7 +90,7 @@ def _loss_draws(
 ) -> Array:
     """Coordinates of every replicate's optimum: (replicates, 6)."""
     rng = np.random.default_rng(draws.seed)
-    bootstrap = default_bootstrap(cells.cluster)
+    bootstrap = draws.bootstrap or default_bootstrap(cells.cluster)
     tables = resampled(problem, left, cells.cluster, bootstrap, draws.replicates, rng)
     found = [solve_all(table, approach.objective, approach.box) for table in tables]
     return np.concatenate(found) if found else np.empty((0, len(LETTERS)))

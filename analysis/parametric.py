@@ -1,132 +1,24 @@
 """Approach 3: L(N, D) = E + (A / N^alpha + B / D^beta)^k, fitted to many resampled tables at once.
 
-A grid over (E, k, alpha, beta), with A and B in closed form from Gram products, finds the basin;
-a damped Newton method on (ln A, ln B, ln E, alpha, beta, k) with the exact Hessian finishes. ln N
-and ln D are centered, which takes away the collinearity of A with alpha and of B with beta.
+`basins` finds where to start; a damped Newton method on (ln A, ln B, ln E, alpha, beta, k) with
+the exact Hessian finishes. ln N and ln D are centered, which takes away the collinearity of A with
+alpha and of B with beta.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 
 import numpy as np
 
+from analysis.basins import locate
 from analysis.laws import Array, LossLaw
 from analysis.newton import MAX_ITERATIONS, Index, Minima, minimize
 from analysis.objectives import Objective, Penalty
+from analysis.problem import FREE, LETTERS, Box, Problem
 from analysis.results import Certificate, FitError
 
-LETTERS = ("A", "B", "E", "alpha", "beta", "k")
-"""Order of coordinates; A, B, E enter as logarithms."""
-CHUNK = 2**14  # numbers an array may hold while replicates are polished: stays in cache
-SEARCHED = 4096  # rows the grid looks at: it only has to find the basin
-EXPONENTS = np.geomspace(0.05, 1.6, 14)
-E_SHARES = (0.02, 0.3, 0.5, 0.65, 0.77, 0.86, 0.93, 0.98)
-K_GRID = (0.4, 0.65, 1.0, 1.5, 2.5)
-EXPONENT_BOUNDS = (1e-3, 3.0)
-K_BOUNDS = (0.05, 20.0)
 LEAD_ITERATIONS = 60
 POLISHED = 4  # starts taken from the grid to the end, for one table
-E_FLOOR = 1e-4  # of the lowest loss: an E held here is none
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """The tables to fit: r replicates of n runs. A row vector (1, n) serves all replicates."""
-
-    log_params: Array
-    """ln N, centered: (n,)."""
-    log_tokens: Array
-    """ln D, centered: (n,)."""
-    centers: tuple[float, float]
-    """Means that were taken from ln N and ln D."""
-    log_loss: Array
-    """(r, n) or (1, n)."""
-    weights: Array
-    """Bootstrap counts: (r, n) or (1, n)."""
-
-    @classmethod
-    def of(cls, params: Array, tokens: Array, loss: Array) -> "Problem":
-        """One table."""
-        n, d = np.log(params), np.log(tokens)
-        centers = float(n.mean()), float(d.mean())
-        return cls(
-            log_params=n - centers[0], log_tokens=d - centers[1], centers=centers,
-            log_loss=np.log(loss)[None], weights=np.ones((1, len(n))),
-        )  # fmt: skip
-
-    def rows(self, which: Index) -> tuple[Array, Array]:
-        """log loss and weights of these replicates."""
-        loss = self.log_loss if len(self.log_loss) == 1 else self.log_loss[which]
-        weights = self.weights if len(self.weights) == 1 else self.weights[which]
-        return loss, weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """What may vary, and how far."""
-
-    coupled: bool = False
-    """k is fitted; else it is 1."""
-    E: float | None = None
-    """An irreducible loss known beforehand; None fits it."""
-
-    def bounds(self, lowest_loss: float) -> tuple[Array, Array]:
-        """Lower and upper bounds of the coordinates."""
-        low, high = (K_BOUNDS if self.coupled else (1.0, 1.0)), EXPONENT_BOUNDS
-        floor, ceiling = (self.E, self.E) if self.E else (E_FLOOR * lowest_loss, lowest_loss)
-        return (
-            np.array([-50.0, -50.0, np.log(floor), high[0], high[0], low[0]]),
-            np.array([50.0, 50.0, np.log(ceiling), high[1], high[1], low[1]]),
-        )
-
-
-FREE = Box()
-
-
-def locate(problem: Problem, box: Box, replicates: int) -> tuple[Array, Array]:
-    """Best start of each (E, k) cell: points (cells, r, 6) and squared log error (cells, r)."""
-    stride = -(-len(problem.log_params) // SEARCHED)
-    n, d = problem.log_params[::stride], problem.log_tokens[::stride]
-    by_n = np.exp(-np.outer(n, EXPONENTS))  # (n, alphas)
-    by_d = np.exp(-np.outer(d, EXPONENTS))  # (n, betas)
-    both = (by_n[:, :, None] * by_d[:, None, :]).reshape(len(n), -1)
-    loss = np.exp(problem.log_loss[:, ::stride])
-    weights = np.broadcast_to(problem.weights[:, ::stride], (replicates, len(n)))
-    shares = E_SHARES if box.E is None else (None,)
-    cells = product(shares, K_GRID if box.coupled else (1.0,))
-    found = []
-    for share, k in cells:
-        floor = np.full((1, 1), box.E) if share is None else share * loss.min(axis=1, keepdims=True)
-        target = np.maximum(loss - floor, 1e-12) ** (1 / k)
-        weight = weights * (k * target ** (k - 1) / loss) ** 2
-        found.append(_cell(weight, weight * target, target, by_n, by_d, both, floor, k))
-    return np.stack([start for start, _ in found]), np.stack([error for _, error in found])
-
-
-def _cell(
-    weight: Array, moment: Array, target: Array, by_n: Array, by_d: Array, both: Array,
-    floor: Array, k: float,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Least squares of `target` on N^-alpha, D^-beta over the grid; the best of it."""
-    nn, dd = (weight @ by_n**2)[:, :, None], (weight @ by_d**2)[:, None, :]
-    nd = (weight @ both).reshape(len(weight), by_n.shape[1], by_d.shape[1])
-    nt, dt = (moment @ by_n)[:, :, None], (moment @ by_d)[:, None, :]
-    tt = (moment * target).sum(axis=1)[:, None, None]
-    determinant = np.maximum(nn * dd - nd**2, 1e-12 * nn * dd)
-    a = np.maximum((nt * dd - dt * nd) / determinant, 1e-3 * nt / nn)
-    b = np.maximum((dt * nn - nt * nd) / determinant, 1e-3 * dt / dd)
-    error = tt - 2 * (a * nt + b * dt) + a * a * nn + b * b * dd + 2 * a * b * nd
-    flat = error.reshape(len(weight), -1)
-    best = flat.argmin(axis=1)
-    row = np.arange(len(weight))
-    i, j = np.unravel_index(best, error.shape[1:])
-    log_floor = np.broadcast_to(np.log(floor[:, 0]), len(weight))
-    start = np.column_stack([
-        np.log(a[row, i, j]), np.log(b[row, i, j]), log_floor,
-        EXPONENTS[i], EXPONENTS[j], np.full(len(weight), k),
-    ])  # fmt: skip
-    return start, flat[row, best]
 
 
 def evaluate(
@@ -206,17 +98,19 @@ def _hessian(w: dict[str, Array], n: Array, d: Array) -> Array:
 def polish(problem: Problem, objective: Objective, box: Box, starts: Array) -> Minima:
     """Minimize every replicate from its start (r, 6), stage by stage."""
     lower, upper = box.bounds(float(np.exp(problem.log_loss.min())))
-    points = starts
+    spread, points = box.spread, starts
+
+    def fitted(penalty: Penalty, x: Array, which: Index) -> tuple[Array, Array, Array]:
+        value, gradient, hessian = evaluate(problem, penalty, x @ spread, which)
+        return value, gradient @ spread.T, spread @ hessian @ spread.T
+
     for penalty in objective.stages[:-1]:
         points = minimize(
-            partial(evaluate, problem, penalty),
-            points,
-            lower,
-            upper,
-            tolerance=objective.lead_tolerance,
-            iterations=LEAD_ITERATIONS,
-        ).points
-    return minimize(partial(evaluate, problem, objective.stages[-1]), points, lower, upper)
+            partial(fitted, penalty), points, lower, upper,
+            tolerance=objective.lead_tolerance, iterations=LEAD_ITERATIONS,
+        ).points  # fmt: skip
+    found = minimize(partial(fitted, objective.stages[-1]), points, lower, upper)
+    return replace(found, points=found.points @ spread)
 
 
 def law(points: Array, centers: tuple[float, float]) -> LossLaw:
@@ -256,14 +150,14 @@ def solve(problem: Problem, objective: Objective, box: Box = FREE) -> Solution:
     if not minima.converged[best]:
         raise FitError(f"{objective.name}: {MAX_ITERATIONS} Newton steps were not enough")
     point, free = minima.points[best], ~minima.held[best]
-    predicted, jacobian = _prediction(problem, point)
+    predicted, jacobian = logarithmic_gradient(problem, point)
     total = minima.values[best] * objective.scale
     return Solution(
         law=law(point, problem.centers),
         point=point,
         value=float(total / problem.weights.sum() if objective.mean else total),
         predicted=predicted,
-        jacobian=jacobian[:, free],
+        jacobian=(jacobian @ box.spread.T)[:, free],
         certificate=_certificate(minima, best, box),
     )
 
@@ -277,7 +171,7 @@ def solve_all(problem: Problem, objective: Objective, box: Box = FREE) -> Array:
     return polish(problem, replace(objective, stages=stages), box, best).points
 
 
-def _prediction(problem: Problem, point: Array) -> tuple[Array, Array]:
+def logarithmic_gradient(problem: Problem, point: Array) -> tuple[Array, Array]:
     """ln of the predicted loss (n,) and its derivative by all coordinates (n, 6)."""
     ln_a, ln_b, ln_e, alpha, beta, k = point
     n, d = problem.log_params, problem.log_tokens
@@ -291,12 +185,11 @@ def _prediction(problem: Problem, point: Array) -> tuple[Array, Array]:
 def _certificate(minima: Minima, best: int, box: Box) -> Certificate:
     lowest, held = minima.values[best], minima.held[best]
     eigenvalues = np.linalg.eigvalsh(minima.hessians[best][np.ix_(~held, ~held)])
-    given = {name for name, held in (("k", not box.coupled), ("E", box.E is not None)) if held}
     return Certificate(
         gradient=float(np.abs(minima.gradients[best]).max()),
         condition=float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0 else float("inf"),
         starts=len(minima.values),
         reached=float(np.mean(minima.values <= lowest + 1e-6 * abs(lowest) + 1e-15)),
         positive_definite=bool(eigenvalues[0] > 0),
-        bounds=tuple(x for x, h in zip(LETTERS, held, strict=True) if h and x not in given),
+        bounds=tuple(x for x, h in zip(LETTERS, held, strict=True) if h and x not in box.given),
     )

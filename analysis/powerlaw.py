@@ -1,9 +1,13 @@
-"""Power laws: y = c · x^p in log space (and in raw space, for comparison), and with a floor."""
+"""Power laws: in log space, in raw space for comparison, with a floor; L(N), L(D) and L(C)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from analysis.laws import Array
+from analysis.cells import Cells
+from analysis.laws import Array, Value
 
 
 def log_fit(x: Array, y: Array) -> tuple[Array, Array]:
@@ -54,3 +58,51 @@ def floor_fit(x: Array, y: Array) -> tuple[float, float, float]:
     floor = float(y.min() * (1 - np.exp(found.x)))
     c, p = log_fit(x, y - floor)
     return floor, float(c), -float(p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossPower:
+    """L(x) = floor + coef · x^-exponent."""
+
+    floor: float
+    """nat/token; 0 where none was fitted."""
+    coef: float
+    exponent: float
+
+    def loss(self, x: Value) -> Value:
+        """Loss at `x`, nat/token."""
+        return self.floor + self.coef * x**-self.exponent
+
+
+def loss_power(x: Array, loss: Array) -> LossPower:
+    """A pure power law of loss, least squares in log space."""
+    coef, exponent = log_fit(x, loss)
+    return LossPower(floor=0.0, coef=float(coef), exponent=-float(exponent))
+
+
+def loss_power_with_floor(x: Array, loss: Array) -> LossPower:
+    """A power law of loss over a floor. Raises `ValueError` below four points."""
+    floor, coef, exponent = floor_fit(x, loss)
+    return LossPower(floor=floor, coef=coef, exponent=exponent)
+
+
+def frontiers(cells: Cells) -> Mapping[str, tuple[Array, Array]]:
+    """For each of `params tokens budget`: its levels and the best loss reached at each.
+
+    Kaplan et al. (arXiv 2001.08361) fit L(N), L(D), L(C) to such points: they mean something where
+    the other quantities were ample (N: trained long; D: a large model).
+    """
+    return {
+        name: _best(np.asarray(values), cells.loss)
+        for name, values in (
+            ("params", cells.params), ("tokens", cells.tokens),
+            ("budget", cells.budgets[cells.profile]),
+        )
+    }  # fmt: skip
+
+
+def _best(values: Array, loss: Array) -> tuple[Array, Array]:
+    levels, which = np.unique(values, return_inverse=True)
+    best = np.full(len(levels), np.inf)
+    np.minimum.at(best, which, loss)
+    return levels, best

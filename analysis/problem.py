@@ -1,0 +1,86 @@
+"""What a parametric fit works on: replicates of one table in centered logarithms, and the box."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.laws import Array
+from analysis.newton import Index
+
+LETTERS = ("A", "B", "E", "alpha", "beta", "k")
+"""Order of coordinates; A, B, E enter as logarithms."""
+EXPONENT_BOUNDS = (1e-3, 3.0)
+K_BOUNDS = (0.05, 20.0)
+E_FLOOR = 1e-4  # of the lowest loss: an E held here is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The tables to fit: r replicates of n runs. A row vector (1, n) serves all replicates."""
+
+    log_params: Array
+    """ln N, centered: (n,)."""
+    log_tokens: Array
+    """ln D, centered: (n,)."""
+    centers: tuple[float, float]
+    """Means that were taken from ln N and ln D."""
+    log_loss: Array
+    """(r, n) or (1, n)."""
+    weights: Array
+    """Bootstrap counts: (r, n) or (1, n)."""
+
+    @classmethod
+    def of(cls, params: Array, tokens: Array, loss: Array) -> "Problem":
+        """One table."""
+        n, d = np.log(params), np.log(tokens)
+        centers = float(n.mean()), float(d.mean())
+        return cls(
+            log_params=n - centers[0], log_tokens=d - centers[1], centers=centers,
+            log_loss=np.log(loss)[None], weights=np.ones((1, len(n))),
+        )  # fmt: skip
+
+    def rows(self, which: Index) -> tuple[Array, Array]:
+        """log loss and weights of these replicates."""
+        loss = self.log_loss if len(self.log_loss) == 1 else self.log_loss[which]
+        weights = self.weights if len(self.weights) == 1 else self.weights[which]
+        return loss, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """What may vary, and how far."""
+
+    coupled: bool = False
+    """k is fitted; else it is 1."""
+    tied: bool = False
+    """alpha and beta are one: Gadre et al. (arXiv 2403.08540), for tables of few runs."""
+    E: float | None = None
+    """An irreducible loss known beforehand; None fits it."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Letters that are not fitted."""
+        fixed = {"k": not self.coupled, "E": self.E is not None, "beta": self.tied}
+        return tuple(letter for letter, yes in fixed.items() if yes)
+
+    @property
+    def spread(self) -> Array:
+        """From fitted coordinates to all: (6, 6), the identity unless alpha stands for beta."""
+        matrix = np.eye(len(LETTERS))
+        if self.tied:
+            matrix[:, 4] = matrix[:, 3]
+        return matrix
+
+    def bounds(self, lowest_loss: float) -> tuple[Array, Array]:
+        """Lower and upper bounds of the coordinates."""
+        k = K_BOUNDS if self.coupled else (1.0, 1.0)
+        floor, ceiling = (self.E, self.E) if self.E else (E_FLOOR * lowest_loss, lowest_loss)
+        low, high = EXPONENT_BOUNDS
+        lower = np.array([-50.0, -50.0, np.log(floor), low, low, k[0]])
+        upper = np.array([50.0, 50.0, np.log(ceiling), high, high, k[1]])
+        if self.tied:
+            lower[4] = upper[4] = 1.0  # held: alpha speaks for it
+        return lower, upper
+
+
+FREE = Box()

@@ -1,0 +1,64 @@
+"""Allocation for a model that will also serve: training plus inference FLOPs at equal loss.
+
+Sardana et al., arXiv 2401.00448: a smaller model trained longer pays back on every token served.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from analysis.laws import LossLaw
+
+FLOPS_PER_SERVED_TOKEN = 2.0
+"""Per weight: a forward pass alone."""
+SMALLEST_SHARE = 1e-4
+"""Of what loss remains to be removed, left to tokens: bounds the search at the smallest model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A model, its training and its service."""
+
+    params: float
+    tokens: float
+    """Training tokens."""
+    loss: float
+    """nat/token."""
+    training_flops: float
+    serving_flops: float
+
+    @property
+    def flops(self) -> float:
+        """Training and serving together."""
+        return self.training_flops + self.serving_flops
+
+
+def deployment(law: LossLaw, budget: float, served: float) -> Deployment:
+    """The cheapest model over its life that is as good as `budget` FLOP of training can make one.
+
+    `served` is the lifetime of tokens, prompt and answer. With 0 it is the compute-optimal model.
+    """
+    loss = float(law.loss_opt(budget))
+    reducible = (loss - float(law.E)) ** (1 / float(law.k))
+    smallest = np.log(float(law.A) / reducible / (1 - SMALLEST_SHARE)) / float(law.alpha)
+    largest = np.log(float(law.n_opt(budget)))
+
+    def tokens(log_params: float) -> float:
+        left = reducible - float(law.A) * np.exp(-float(law.alpha) * log_params)
+        return float((float(law.B) / left) ** (1 / float(law.beta)))
+
+    def cost(log_params: float) -> float:
+        each = law.flops_per_param_token * tokens(log_params) + FLOPS_PER_SERVED_TOKEN * served
+        return float(log_params + np.log(each))
+
+    # Serving only ever makes the model smaller: the optimum lies below N_opt.
+    found = minimize_scalar(
+        cost, bounds=(smallest, largest + 1e-9), method="bounded", options={"xatol": 1e-10}
+    )
+    params, trained = float(np.exp(found.x)), tokens(float(found.x))
+    return Deployment(
+        params=params, tokens=trained, loss=loss,
+        training_flops=law.flops_per_param_token * params * trained,
+        serving_flops=FLOPS_PER_SERVED_TOKEN * params * served,
+    )  # fmt: skip
