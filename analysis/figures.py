@@ -12,7 +12,7 @@ from analysis import wording
 from analysis.cells import cells
 from analysis.fit import Fits
 from analysis.laws import PUBLISHED, Array, Law, LossLaw, Value
-from analysis.profiles import METHODS, Profile, profiles
+from analysis.profiles import Profile, profiles
 from analysis.results import Fit, FitError, Interval
 from analysis.runs import Runs
 from analysis.style import (
@@ -37,6 +37,8 @@ BEYOND = 10.0
 """How far past the runs a law is drawn where no target is named: a factor in C."""
 CURVE = 80
 """Points a curve is drawn with."""
+AROUND = 4.0
+"""How far past the optima their intervals are shown: a factor in N."""
 PROFILES = 12
 """Profiles that one figure can tell apart."""
 
@@ -72,16 +74,20 @@ def isoflop_profiles(runs: Runs, fit: Fit | None, ax: Axes) -> Axes:
     return ax
 
 
+_DEGREES = {"parabola": 2, "cubic": 3}
+
+
 def _profile_curve(ax: Axes, profile: Profile, fit: Fit, color: str) -> None:
-    """The polynomial whose minimum `fit` takes, where sizes are enough to leave it no choice."""
-    if fit.name not in METHODS:
-        return
-    degree = METHODS[fit.name].degree
-    if len(profile.loss) < degree + 2:
-        return
-    x = np.linspace(profile.log_params[0], profile.log_params[-1], CURVE)
-    curve = np.polynomial.Polynomial.fit(profile.log_params, profile.loss, degree)
-    ax.plot(np.exp(x), curve(x), "-", lw=1.1, color=color)
+    """The polynomial whose minimum `fit` takes; for other approaches, and where sizes are too few
+    to leave it no choice, a line from run to run.
+    """
+    x, y = profile.log_params, profile.loss
+    degree = _DEGREES.get(fit.name, 0)
+    if degree and len(x) > degree + 1:
+        curve = np.polynomial.Polynomial.fit(x, y, degree)
+        x = np.linspace(x[0], x[-1], CURVE)
+        y = curve(x)
+    ax.plot(np.exp(x), y, "-", lw=1.1, color=color)
 
 
 def n_opt(runs: Runs, fits: Fits, ax: Axes, *, target: float | None = None) -> Axes:
@@ -109,7 +115,6 @@ def _allocation(
         ax.plot(span.budgets, line, ":", lw=1.1, color=MUTED.light)
         ends.append(EndLabel(span.end, float(line[-1]), published.name, MUTED.light))
     _law_line(ax, span, optimum)
-    _band(ax, span, best.n_opt_interval if quantity == "params" else best.d_opt_interval)
     for point in best.points:
         ax.plot(point.budget, getattr(point, quantity), "o", ms=5, color=BLUE.light)
     if target is not None:
@@ -117,6 +122,7 @@ def _allocation(
     log_axis(ax, "x", COMPUTE, wording.flops)
     name = f"N_opt, {PARAMS}" if quantity == "params" else f"D_opt, {TOKENS}"
     log_axis(ax, "y", name, wording.count)
+    _band(ax, span, best.n_opt_interval if quantity == "params" else best.d_opt_interval)
     label_ends(ax, ends)
     return ax
 
@@ -154,7 +160,11 @@ def _law_line(ax: Axes, span: _Span, law: Callable[[Value], Array]) -> None:
 
 
 def _band(ax: Axes, span: _Span, interval: Callable[[float], Interval]) -> None:
-    """The 95 % band; none where the fit carries no bootstrap draws."""
+    """The 95 % band, cut at the axes' limits; none where the fit carries no bootstrap draws.
+
+    Call when all else is plotted: a law that the runs hardly bind would hide them otherwise.
+    """
+    ax.autoscale(enable=False)
     try:
         low, high = np.transpose([interval(float(budget)) for budget in span.budgets])
     except FitError:
@@ -169,28 +179,31 @@ def frontier(runs: Runs, fits: Fits, ax: Axes, *, target: float | None = None) -
     for point in fits.best.points:
         ax.plot(point.budget, point.loss, "o", ms=5, color=BLUE.light)
     fit = loss_fit(fits)
-    ends = []
     if fit is not None:
-
-        def lowest(budget: Value) -> Array:
-            return np.asarray(fit.predict(fit.n_opt(budget), fit.d_opt(budget)))
-
-        _law_line(ax, span, lowest)
-        _band(ax, span, lambda c: fit.loss_interval(float(fit.n_opt(c)), float(fit.d_opt(c))))
-        ends.append(EndLabel(span.end, float(lowest(span.end)), fit.name, BLUE.light))
-        if target is not None:
-            ax.plot(target, lowest(target), "*", ms=13, mfc=ORANGE.light, mec=PAPER.light)
+        _lowest_loss(ax, span, fit, target)
     log_axis(ax, "x", COMPUTE, wording.flops)
     ax.set_ylabel(LOSS)
-    label_ends(ax, ends)
+    if fit is not None:
+        _band(ax, span, lambda c: fit.loss_interval(float(fit.n_opt(c)), float(fit.d_opt(c))))
+        end = float(fit.predict(fit.n_opt(span.end), fit.d_opt(span.end)))
+        label_ends(ax, [EndLabel(span.end, end, fit.name, BLUE.light)])
     return ax
 
 
+def _lowest_loss(ax: Axes, span: _Span, fit: Fit, target: float | None) -> None:
+    def lowest(budget: Value) -> Array:
+        return np.asarray(fit.predict(fit.n_opt(budget), fit.d_opt(budget)))
+
+    _law_line(ax, span, lowest)
+    if target is not None:
+        ax.plot(target, lowest(target), "*", ms=13, mfc=ORANGE.light, mec=PAPER.light)
+
+
 def loss_fit(fits: Fits) -> Fit | None:
-    """The chosen fit if it has a law of loss, else the first approach 3 that could be fitted."""
-    named = [fit for fit in fits.approaches if isinstance(fit.law, LossLaw)]
-    chosen = [fit for fit in named if fit.name == fits.chosen]
-    return next(iter(chosen + named), None)
+    """The chosen fit if it has a law of loss, else the first sound one that has; None if none."""
+    laws = [fit for fit in fits.approaches if isinstance(fit.law, LossLaw)]
+    chosen = [fit for fit in laws if fit.name == fits.chosen]
+    return next(iter(chosen + [fit for fit in laws if fit.status.state == "ok"]), None)
 
 
 def loss_surface(runs: Runs, fit: Fit, ax: Axes) -> Axes:
@@ -234,9 +247,8 @@ def residuals(runs: Runs, fit: Fit, ax: Axes) -> Axes:
 def disagreement(fits: Fits, ax: Axes, *, budget: float) -> Axes:
     """N_opt at `budget` by every approach with its 95 % interval, and by published laws."""
     names: list[str] = []
-    for fit in fits.approaches:
-        if fit.law is None:
-            continue
+    fitted = [fit for fit in fits.approaches if fit.law is not None]
+    for fit in fitted:
         color = BLUE.light if fit.name == fits.chosen else MUTED.light
         place = len(names)
         if fit.draws is not None:
@@ -251,5 +263,8 @@ def disagreement(fits: Fits, ax: Axes, *, budget: float) -> Axes:
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
+    laws = [*(fit.fitted for fit in fitted), *(published.law for published in PUBLISHED)]
+    optima = [float(law.n_opt(budget)) for law in laws]
+    ax.set_xlim(min(optima) / AROUND, max(optima) * AROUND)
     log_axis(ax, "x", f"N_opt at {wording.flops(budget)} FLOP, parameters", wording.count)
     return ax

@@ -21,11 +21,13 @@ RATE = "peak learning rate η"
 def learning_rates(runs: Runs, ax: Axes, *, budget: float) -> Axes:
     """What a wrong rate costs at one budget: loss above the size's best, a line a size.
 
-    A ring marks the best rate of each size; the smallest and the largest are named.
+    Sizes trained at one rate alone are left out. A ring marks the best rate of each size; the
+    smallest and the largest size are named.
     """
     rows = runs.table[runs.table["budget"] == budget]
     tried = rows.groupby(["params", "learning_rate"], as_index=False)["loss"].mean()
-    sizes = sorted(tried["params"].unique())
+    rates = tried["params"].value_counts()
+    sizes = sorted(rates[rates > 1].index)
     colors = budget_colors(sizes)
     ends = []
     for size in sizes:

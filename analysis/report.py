@@ -49,13 +49,12 @@ def write(
         prediction: the allocation asked for; without one the page opens with the law.
         path: the HTML file.
         title: the page's heading.
-        notes: sentences to show above everything else, such as what the corpus said of itself.
+        notes: sentences to show with the answer, such as what a sweep found unsound.
     """
-    story = Story(runs=runs, fits=fits, prediction=prediction)
+    story = Story(runs=runs, fits=fits, prediction=prediction, notes=tuple(notes))
     made = [section(story) for section in _SECTIONS]
     page = Page(
         title=title,
-        notes=tuple(notes),
         sections=tuple(part for part in made if isinstance(part, Section)),
         left_out=tuple(part for part in made if isinstance(part, LeftOut)),
     )

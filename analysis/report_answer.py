@@ -21,7 +21,10 @@ def answer(story: Story) -> Section:
     """What to train with the target budget; without one, what the law says of the budgets run."""
     if not story.fits.chosen:
         return Section(
-            key="answer", title="No law could be fitted", text=(story.fits.chosen_because,)
+            key="answer",
+            title="No law could be fitted",
+            text=(story.fits.chosen_because,),
+            points=story.notes,
         )
     if story.prediction is None:
         return _law(story)
@@ -32,7 +35,7 @@ def answer(story: Story) -> Section:
         text=(_sentence(asked),),
         tables=(_allocation_table(asked),),
         pictures=(_n_opt_picture(story),),
-        points=asked.warnings,
+        points=(*asked.warnings, *story.notes),
     )
 
 
@@ -88,6 +91,7 @@ def _law(story: Story) -> Section:
         ),
         tables=(table("Optimum of each budget", head, rows),),
         pictures=(_n_opt_picture(story),),
+        points=story.notes,
     )
 
 

@@ -119,7 +119,7 @@ def loss_law(story: Story) -> Section | LeftOut:
     title = "Loss as a function of parameters and tokens"
     fit = figures.loss_fit(story.fits)
     if fit is None:
-        return LeftOut(title=title, reason="no law of loss could be fitted to these runs")
+        return LeftOut(title=title, reason="no law of loss could be trusted on these runs")
     surface = draw(lambda ax: figures.loss_surface(story.runs, fit, ax), height=4.0)
     residuals = draw(lambda ax: figures.residuals(story.runs, fit, ax), height=3.0)
     rows = [
@@ -138,8 +138,8 @@ def loss_law(story: Story) -> Section | LeftOut:
                 svg=svg(surface, "surface"),
                 alt="Contours of equal loss over parameters and tokens, with the runs as points "
                 "and the path of optimal allocation.",
-                caption="Contours of the fitted loss, nat/token; points are runs, the line is the "
-                "compute-optimal path.",
+                caption="Contours of the fitted loss, nat/token; points are runs; orange, where it "
+                "crosses the figure, the compute-optimal path.",
             ),
             Picture(
                 svg=svg(residuals, "residuals"),

@@ -22,6 +22,9 @@ class Story:
     prediction: Prediction | None
     """The allocation asked for, if one was."""
 
+    notes: tuple[str, ...] = ()
+    """What whoever ran the sweep has to say of it, in sentences."""
+
     @property
     def target(self) -> float | None:
         """The budget asked for, FLOP."""
@@ -84,7 +87,6 @@ class Page:
     """A whole report."""
 
     title: str
-    notes: tuple[str, ...]
     sections: tuple[Section, ...]
     left_out: tuple[LeftOut, ...]
 

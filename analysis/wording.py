@@ -10,7 +10,7 @@ def count(value: float) -> str:
     if not math.isfinite(value):
         return "∞" if value > 0 else "?"
     if value < 1:
-        return f"{value:.3g}"
+        return f"{value:.3g}" if value > 1e-3 else "≈ 0"
     power = min(int(math.log10(value)) // 3, len(_LETTERS) - 1)
     digits = f"{value / 1000**power:.3g}"
     if digits in ("1e+03", "1000") and power + 1 < len(_LETTERS):
@@ -49,9 +49,9 @@ def share(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`."""
+    """`0.42 s`, `45 s`, `12 min`, `3.4 h`."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"

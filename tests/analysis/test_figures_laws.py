@@ -114,6 +114,29 @@ def test_the_frontier_without_a_loss_law_shows_the_runs(told, ax):
     assert len(ax.collections[0].get_offsets()) == len(told.runs.table)
 
 
+def test_a_doubtful_loss_law_is_drawn_only_where_it_was_chosen(told):
+    doubtful = tuple(
+        replace(fit, status=replace(fit.status, state="doubtful")) for fit in told.fits.approaches
+    )
+    fits = replace(told.fits, approaches=doubtful)
+    assert figures.loss_fit(fits) is None
+    assert figures.loss_fit(replace(fits, chosen="chinchilla")).name == "chinchilla"
+
+
+def test_a_law_that_the_runs_hardly_bind_does_not_hide_them(told, ax):
+    wild = np.geomspace(1e-100, 1e100, 200)
+    law = replace(stories.ALLOCATION, n_coef=wild, d_coef=1 / wild)
+    loose = tuple(
+        replace(fit, draws=law) if fit.name == "parabola" else fit for fit in told.fits.approaches
+    )
+    figures.n_opt(told.runs, replace(told.fits, approaches=loose), ax)
+    low, high = ax.get_ylim()
+    assert high / low < 1e5
+    other = Figure().subplots()
+    figures.disagreement(replace(told.fits, approaches=loose), other, budget=1e13)
+    assert other.get_xlim()[1] / other.get_xlim()[0] < 1e4
+
+
 def test_the_surface_holds_the_runs_and_the_optimal_path(told, ax):
     fit = told.fits["chinchilla"]
     figures.loss_surface(told.runs, fit, ax)

@@ -94,7 +94,7 @@ def test_labels_stay_beside_the_axes_where_there_is_room(places):
 @pytest.mark.parametrize(
     ("value", "text"),
     [(15700, "15.7k"), (999_999, "1M"), (7.005e10, "70B"), (1.3318e12, "1.33T"), (512, "512"),
-     (0.5, "0.5"), (float("inf"), "∞")],
+     (0.5, "0.5"), (1e-30, "≈ 0"), (float("inf"), "∞")],
 )  # fmt: skip
 def test_counts_in_words(value, text):
     assert wording.count(value) == text
@@ -107,6 +107,8 @@ def test_flops_in_words(value, text):
     assert wording.flops(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(45, "45 s"), (720, "12 min"), (12240, "3.4 h")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.42, "0.42 s"), (45, "45 s"), (720, "12 min"), (12240, "3.4 h")]
+)
 def test_durations_in_words(value, text):
     assert wording.duration(value) == text
