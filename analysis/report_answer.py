@@ -62,7 +62,7 @@ def _allocation_table(asked: Prediction) -> Table:
     if asked.shape:
         shape = asked.shape
         words = (
-            f"{shape.num_layers} layers, width {shape.d_model}, {shape.num_heads} heads, "
+            f"num_layers {shape.num_layers}, d_model {shape.d_model}, num_heads {shape.num_heads}, "
             f"d_ff {shape.d_ff}: {wording.count(shape.params)} parameters"
         )
         rows.append(("shape", words, NO_INTERVAL))

@@ -74,7 +74,7 @@ def test_the_first_section_is_the_answer(page):
         ["held-out loss L, nat/token", "1.311", "1.287 … 1.335"],
         ["peak learning rate η", "0.021", "—"],
         ["batch size, sequences", "8", "—"],
-        ["shape", "2 layers, width 64, 4 heads, d_ff 256: 115k parameters", "—"],
+        ["shape", "num_layers 2, d_model 64, num_heads 4, d_ff 256: 115k parameters", "—"],
     ]
 
 
