@@ -76,23 +76,13 @@ class Training:
         model: nn.Module | None = None,
         compiled: bool = False,
     ) -> None:
-        if list(report_at) != sorted(set(report_at)) or not report_at or report_at[-1] != steps:
-            raise ValueError(f"report_at must rise to {steps}, the run's steps, got {report_at}")
-        if report_at[0] < 1:
-            raise ValueError(f"report_at must begin at step 1 or later, got {report_at[0]}")
-        if sum(len(tokens) for tokens in held_out) < 2:
-            raise ValueError("held_out must have two sequences or more, for a standard error")
-        self.device = torch.device(device)
-        weights, dropout = (
-            torch.Generator(place).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
-            for stream, place in zip(
-                np.random.SeedSequence(seed).spawn(2), ("cpu", device), strict=True
-            )
-        )
+        _check(report_at, steps, held_out)
+        for_weights, for_dropout = np.random.SeedSequence(seed).spawn(2)
         if model is None:
             with torch.random.fork_rng(devices=[]):  # torch draws first values of its own
                 model = BasicsTransformerLM.from_shape(shape, recipe.dropout)
-            initialize(model, shape.num_layers, recipe.parametrization, weights)
+            initialize(model, shape.num_layers, recipe.parametrization, _generator(for_weights))
+        self.device = torch.device(device)
         self.shape = shape
         self.recipe = recipe
         self.steps = steps
@@ -105,8 +95,8 @@ class Training:
         self._gradient = gradient(
             self.model, self.optimizer, recipe, self.device, compiled=compiled
         )
-        self._random = dropout.get_state()
-        self._loss_sum = torch.zeros((), device=self.device)
+        self._random = _generator(for_dropout, device).get_state()
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._step = 0
         self._reported = 0
         self._seconds = 0.0
@@ -238,3 +228,19 @@ class Training:
             loss = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
             losses.append(loss.mean(dim=1))
         return torch.cat(losses).double()
+
+
+def _check(report_at: Sequence[int], steps: int, held_out: Sequence[Tokens]) -> None:
+    faults = []
+    if not report_at or list(report_at) != sorted(set(report_at)) or report_at[-1] != steps:
+        faults.append(f"report_at must rise to {steps}, the run's steps, got {list(report_at)}")
+    elif report_at[0] < 1:
+        faults.append(f"report_at must begin at step 1 or later, got {report_at[0]}")
+    if sum(len(tokens) for tokens in held_out) < 2:
+        faults.append("held_out must have two sequences or more, for a standard error")
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def _generator(stream: np.random.SeedSequence, device: str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(stream.generate_state(1, np.uint64)[0]))
