@@ -18,6 +18,8 @@ def lower_hull(x: Array, y: Array) -> NDArray[np.int64]:
     order = np.lexsort((y, x))
     hull: list[int] = []
     for index in order:
+        if hull and x[index] == x[hull[-1]]:
+            continue  # the lowest of these came first
         while len(hull) >= 2 and _above(x, y, hull[-2], hull[-1], int(index)):
             hull.pop()
         hull.append(int(index))
@@ -37,6 +39,12 @@ def frontier(flops: Array, loss: Array) -> NDArray[np.int64]:
     return hull[: int(np.argmin(loss[hull])) + 1]
 
 
+def _interior(hull: NDArray[np.int64], params: Array) -> NDArray[np.int64]:
+    """The hull without the smallest and largest size: there the grid ends, not the frontier."""
+    inside = (params[hull] > params.min()) & (params[hull] < params.max())
+    return hull[inside]
+
+
 def envelope_fit(runs: Runs, draws: Draws, at: tuple[float, ...]) -> Fit:
     """Approach 1: power laws through the lower hull of the runs' training curves.
 
@@ -46,11 +54,10 @@ def envelope_fit(runs: Runs, draws: Draws, at: tuple[float, ...]) -> Fit:
     curves = _curves(runs)
     flops, loss = curves["flops"].to_numpy(float), curves["loss"].to_numpy(float)
     params, tokens = curves["params"].to_numpy(float), curves["tokens"].to_numpy(float)
-    hull = frontier(flops, loss)
-    if len(np.unique(params[hull])) < 3:
-        raise UnsupportedError(
-            f"the hull of the curves touches {len(np.unique(params[hull]))} sizes, 3 needed"
-        )
+    hull = _interior(frontier(flops, loss), params)
+    sizes = len(np.unique(params[hull]))
+    if sizes < 3:
+        raise UnsupportedError(f"the hull of the curves touches {sizes} inner sizes, 3 needed")
     fitted = power_laws(flops[hull], params[hull], tokens[hull], raw=False)
     warning = "points in the middle of a decaying schedule are not compute-optimal runs"
     return Fit(
@@ -91,7 +98,7 @@ def _envelope_draws(curves: pd.DataFrame, draws: Draws) -> AllocationLaw | None:
     for _ in range(min(draws.replicates, ENVELOPE_DRAWS)):
         chosen = rng.integers(len(groups), size=len(groups))
         flops, loss, params, tokens = np.concatenate([groups[i] for i in chosen]).T
-        hull = frontier(flops, loss)
+        hull = _interior(frontier(flops, loss), params)
         if len(np.unique(params[hull])) >= 2:
             rows.append(power_laws(flops[hull], params[hull], tokens[hull], raw=False))
     if not rows:

@@ -52,11 +52,15 @@ class LossLaw:
 
     def loss(self, params: Value, tokens: Value) -> Value:
         """Loss of `params` weights after `tokens` tokens, nat/token."""
+        return self.E + self.reducible(params, tokens)
+
+    def reducible(self, params: Value, tokens: Value) -> Value:
+        """The part of the loss above `E`, nat/token."""
         log_terms = np.logaddexp(
             np.log(self.A) - self.alpha * np.log(params),
             np.log(self.B) - self.beta * np.log(tokens),
         )
-        return self.E + np.exp(self.k * log_terms)
+        return np.exp(self.k * log_terms)
 
     def n_opt(self, budget: Value) -> Value:
         """Weights that give the lowest loss at `budget` FLOPs: eq. 4 of arXiv 2203.15556."""
@@ -79,7 +83,8 @@ class LossLaw:
         C^(-k · alpha · beta / (alpha + beta)).
         """
         tokens = budget / self.flops_per_param_token / params
-        excess = (self.loss(params, tokens) - self.E) / (self.loss_opt(budget) - self.E)
+        lowest = self.reducible(self.n_opt(budget), self.d_opt(budget))
+        excess = self.reducible(params, tokens) / lowest
         return excess ** ((self.alpha + self.beta) / (self.k * self.alpha * self.beta)) - 1
 
 

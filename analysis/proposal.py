@@ -56,17 +56,21 @@ def proposed_shape(params: float, around: Surroundings) -> ProposedShape:
 def _candidates(params: float, around: Surroundings) -> Iterator[ProposedShape]:
     """For each depth, the widths on either side of the wanted N."""
     for num_layers in range(1, LAYERS + 1):
-        widest = int(np.sqrt(params / (12 * num_layers))) + 256
-        # 8 d_model steps at most double: the step is the head size of that width.
-        widths = [8 * step for step in range(1, widest // 8 + 1)]
-        fitting = [d for d in widths if d % head_size(d) == 0]
-        counts = np.array([around.params(d, num_layers) for d in fitting])
-        nearest = int(np.abs(np.log(counts / params)).argmin())
-        d_model = fitting[nearest]
-        yield ProposedShape(
-            d_model=d_model, num_layers=num_layers, num_heads=d_model // head_size(d_model),
-            d_ff=4 * d_model, params=int(counts[nearest]),
-        )  # fmt: skip
+        exact = _width(params, num_layers, around)
+        step = head_size(exact)
+        below = max(step * int(exact // step), step)
+        for d_model in (below, below + step):
+            yield ProposedShape(
+                d_model=d_model, num_layers=num_layers, num_heads=d_model // step,
+                d_ff=4 * d_model, params=around.params(d_model, num_layers),
+            )  # fmt: skip
+
+
+def _width(params: float, num_layers: int, around: Surroundings) -> float:
+    """The width, not rounded, that gives `params`: N is a quadratic in d_model."""
+    square = 12 * num_layers
+    linear = around.params(1, num_layers) - square
+    return float((np.sqrt(linear**2 + 4 * square * params) - linear) / (2 * square))
 
 
 def _cost(shape: ProposedShape, params: float) -> float:
@@ -84,6 +88,6 @@ def usual_ratio(params: float) -> float:
     return float(np.interp(np.log10(params), [4.0, 8.0, 10.85], [24.0, 64.0, 102.0]))
 
 
-def head_size(d_model: int) -> int:
+def head_size(d_model: float) -> int:
     """Width of one head at this width of the residual stream."""
     return next(size for limit, size in HEAD_SIZES if d_model <= limit)

@@ -39,8 +39,8 @@ def deployment(law: LossLaw, budget: float, served: float) -> Deployment:
 
     `served` is the lifetime of tokens, prompt and answer. With 0 it is the compute-optimal model.
     """
-    loss = float(law.loss_opt(budget))
-    reducible = (loss - float(law.E)) ** (1 / float(law.k))
+    lowest = law.reducible(law.n_opt(budget), law.d_opt(budget))
+    reducible = float(lowest ** (1 / law.k))
     smallest = np.log(float(law.A) / reducible / (1 - SMALLEST_SHARE)) / float(law.alpha)
     largest = np.log(float(law.n_opt(budget)))
 
@@ -58,7 +58,7 @@ def deployment(law: LossLaw, budget: float, served: float) -> Deployment:
     )
     params, trained = float(np.exp(found.x)), tokens(float(found.x))
     return Deployment(
-        params=params, tokens=trained, loss=loss,
+        params=params, tokens=trained, loss=float(law.loss_opt(budget)),
         training_flops=law.flops_per_param_token * params * trained,
         serving_flops=FLOPS_PER_SERVED_TOKEN * params * served,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Anybody's table of runs, checked and brought to our column names: the workings of `runs.read`."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -78,10 +79,11 @@ def load(path: Path) -> pd.DataFrame:
             case ".csv":
                 return pd.read_csv(path)
             case ".json":
-                return pd.read_json(path, orient="records", convert_dates=False)
+                return pd.DataFrame.from_records(json.loads(path.read_text()))
             case ".jsonl" | ".ndjson":
-                return pd.read_json(path, orient="records", lines=True, convert_dates=False)
-    except (ValueError, OSError) as error:
+                lines = path.read_text().splitlines()
+                return pd.DataFrame.from_records([json.loads(x) for x in lines if x.strip()])
+    except (ValueError, TypeError, OSError) as error:
         raise RunTableError([f"{path}: cannot be read as {path.suffix}: {error}"]) from error
     raise RunTableError([f"{path}: unknown ending {path.suffix!r}; known: {', '.join(_SUFFIXES)}"])
 

@@ -1,0 +1,171 @@
+"""The workings: minima, power laws, derivatives, resampling, simulated tables."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import objectives, powerlaw, profiles
+from analysis.cells import cells
+from analysis.envelope import lower_hull
+from analysis.parametric import evaluate, solve
+from analysis.problem import Box, Problem
+from analysis.runs import Runs
+from analysis.simulate import simulate
+from analysis.uncertainty import counts, default_bootstrap, redrawn, residuals
+
+OBJECTIVES = {
+    "huber": objectives.huber(3e-2),
+    "log_squares": objectives.log_squares(),
+    "raw_squares": objectives.raw_squares(),
+    "lower_envelope": objectives.lower_envelope(3e-2),
+}
+
+
+@pytest.fixture
+def problem(truth):
+    rng = np.random.default_rng(0)
+    n, d = 10 ** rng.uniform(3, 6, 40), 10 ** rng.uniform(5, 8, 40)
+    return Problem.of(n, d, truth.loss(n, d) * np.exp(0.02 * rng.normal(size=40)))
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES])
+def test_derivatives_are_those_of_the_objective(problem, name):
+    penalty = OBJECTIVES[name].stages[-1]
+    point = np.array([[-1.0, -0.8, 0.1, 0.3, 0.4, 1.3]])
+    _, gradient, hessian = evaluate(problem, penalty, point, np.arange(1))
+    steps = 1e-6 * np.eye(6)
+    ahead = evaluate(problem, penalty, point + steps, np.zeros(6, dtype=int))
+    behind = evaluate(problem, penalty, point - steps, np.zeros(6, dtype=int))
+    assert gradient[0] == pytest.approx((ahead[0] - behind[0]) / 2e-6, rel=1e-5)
+    assert hessian[0] == pytest.approx((ahead[1] - behind[1]) / 2e-6, rel=1e-4, abs=1e-5)
+
+
+def test_a_pinned_floor_stays(problem, truth):
+    found = solve(problem, objectives.huber(), Box(E=truth.E))
+    assert pytest.approx(truth.E, rel=1e-14) == found.law.E
+    assert found.certificate.bounds == ()
+    assert found.jacobian.shape == (40, 4)
+
+
+def test_tied_exponents_are_one(problem):
+    found = solve(problem, objectives.huber(), Box(tied=True))
+    assert found.law.alpha == found.law.beta
+    assert found.jacobian.shape == (40, 4)
+
+
+def test_the_lower_envelope_lies_below_the_runs(problem):
+    middle = solve(problem, objectives.huber()).predicted
+    lower = solve(problem, objectives.lower_envelope(above=0.01)).predicted
+    assert np.mean(lower < problem.log_loss[0]) > 0.8 > np.mean(middle < problem.log_loss[0])
+
+
+@given(st.floats(0.05, 2), st.floats(-1, 1), st.floats(5, 30))
+def test_every_method_finds_the_bottom_of_a_parabola(bend, center, low):
+    x = np.linspace(-3, 3, 9)
+    loss = (low + bend * (x - center) ** 2)[None]
+    for method in (profiles.parabola, profiles.cubic):
+        position, value = method(x, loss)
+        assert position[0] == pytest.approx(center, abs=1e-6)
+        assert value[0] == pytest.approx(low, rel=1e-9)
+    assert profiles.akima(x, loss)[0][0] == pytest.approx(center, abs=0.3)
+    assert abs(profiles.lowest_run(x, loss)[0][0] - center) <= 0.376
+
+
+@pytest.mark.parametrize("method", [profiles.parabola, profiles.cubic, profiles.akima])
+def test_a_profile_without_a_bottom_has_no_minimum(method):
+    x = np.linspace(0, 1, 6)
+    assert np.isnan(method(x, np.exp(-x)[None] + 1)[0][0])
+
+
+@given(st.floats(1e-3, 1e3), st.floats(-0.9, 1.5))
+def test_power_laws_come_back_in_both_spaces(coef, exponent):
+    x = np.geomspace(1e18, 1e21, 6)
+    y = coef * x**exponent
+    assert powerlaw.log_fit(x, y) == pytest.approx((coef, exponent), rel=1e-8, abs=1e-9)
+    # The raw search compares values: exponents to the root of rounding, coefficients ln(x) of that.
+    raw_coef, raw_exponent = powerlaw.raw_fit(x, y)
+    assert raw_exponent == pytest.approx(exponent, abs=1e-6)
+    assert raw_coef == pytest.approx(coef, rel=1e-4)
+
+
+def test_a_power_law_over_a_floor_comes_back():
+    x = np.geomspace(1e6, 1e10, 8)
+    found = powerlaw.loss_power_with_floor(x, 1.7 + 400 * x**-0.35)
+    assert (found.floor, found.coef, found.exponent) == pytest.approx((1.7, 400, 0.35), rel=1e-5)
+    assert found.loss(1e12) == pytest.approx(1.7 + 400 * 1e12**-0.35, rel=1e-6)
+    bare = powerlaw.loss_power(x, 400 * x**-0.35)
+    assert (bare.floor, bare.coef, bare.exponent) == pytest.approx((0, 400, 0.35))
+    with pytest.raises(ValueError, match="at least 4 points, got 3"):
+        powerlaw.loss_power_with_floor(x[:3], x[:3] ** -0.1)
+
+
+def test_frontiers_hold_the_best_loss_of_each_level(tuned_runs):
+    found = powerlaw.frontiers(cells(tuned_runs))
+    assert [len(found[name][0]) for name in ("params", "tokens", "budget")] == [8, 32, 4]
+    assert np.all(np.diff(found["budget"][1]) < 0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=3, max_size=40, unique=True)
+)
+def test_no_point_lies_below_the_hull(points):
+    x, y = np.array(points).T
+    hull = lower_hull(x, y)
+    floor = np.interp(x, x[hull], y[hull])
+    inside = x > x.min()
+    assert np.all(y[inside] >= floor[inside] - 1e-9)
+
+
+def test_few_trials_redraw_residuals_and_many_draw_pairs():
+    assert default_bootstrap(np.arange(99)) == "residual"
+    assert default_bootstrap(np.arange(100)) == "pairs"
+
+
+def test_a_trial_is_drawn_whole():
+    clusters = np.repeat([7, 3, 5], [2, 4, 1])
+    drawn = counts(clusters, 50, np.random.default_rng(0))
+    assert np.all(drawn[:, 0] == drawn[:, 1])
+    assert np.all(drawn[:, 2:6] == drawn[:, [2]])
+    assert np.all(drawn[:, 0] + drawn[:, 2] + drawn[:, 6] == 3)
+
+
+def test_redrawn_noise_has_students_tails_and_the_trials_correlation():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(30), 4)
+    shared = 0.03 * rng.normal(size=30)[clusters] + 0.01 * rng.normal(size=120)
+    left = residuals(shared, np.zeros(120), np.ones((120, 1)), clusters)
+    assert left.correlation == pytest.approx(0.9, abs=0.06)
+    assert left.freedom == 29
+    assert left.noise == pytest.approx(np.sqrt((shared**2).sum() / 119))
+    drawn = redrawn(left, clusters, "residual", 4000, rng)
+    assert np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1] == pytest.approx(left.correlation, abs=0.05)
+    few = residuals(shared[:6], np.zeros(6), np.ones((6, 1)), np.arange(6))
+    tails = redrawn(few, np.arange(6), "residual", 20000, rng)[:, 0] / few.noise
+    assert np.quantile(np.abs(tails), 0.95) == pytest.approx(2.571, rel=0.05)  # Student, 5 degrees
+
+
+@pytest.mark.parametrize("bootstrap", ["pairs", "wild", "residual"])
+def test_every_bootstrap_knows_the_error_of_a_mean(bootstrap):
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=200)
+    left = residuals(y, np.full(200, y.mean()), np.ones((200, 1)), np.arange(200))
+    if bootstrap == "pairs":
+        weights = counts(np.arange(200), 4000, rng)
+        means = (weights @ y) / 200
+    else:
+        means = redrawn(left, np.arange(200), bootstrap, 4000, rng).mean(axis=1)
+    assert means.std() == pytest.approx(y.std() / np.sqrt(200), rel=0.06)
+
+
+def test_simulated_runs_keep_to_their_law(truth):
+    table = simulate(truth, [1e12, 1e13], [1e4, 1e5], seeds=2)
+    found = Runs.of(table).table
+    assert len(found) == 8
+    assert found["loss"].to_numpy() == pytest.approx(
+        truth.loss(found["params"], found["tokens"]), rel=1e-6
+    )
+    assert (6 * found["params"] * found["tokens"] / found["budget"]).to_numpy() == pytest.approx(
+        1, rel=1e-4
+    )
+    assert table.equals(simulate(truth, [1e12, 1e13], [1e4, 1e5], seeds=2))

@@ -1,0 +1,115 @@
+"""What to train: allocation with intervals, a real shape, the recipe's trend, warnings."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.conventions import exponents
+from analysis.fit import fit
+from analysis.predict import predict
+from analysis.proposal import Surroundings, proposed_shape
+from analysis.runs import Runs, RunTableError
+from analysis.simulate import Tuning, simulate
+
+
+@pytest.fixture(scope="module")
+def fits(tuned_runs):
+    return fit(tuned_runs, replicates=200)
+
+
+def test_prediction_holds_the_truth(tuned_runs, fits, truth):
+    found = predict(tuned_runs, fits, 5e12)
+    assert found.params.low < truth.n_opt(5e12) < found.params.high
+    assert found.tokens.low < truth.d_opt(5e12) < found.tokens.high
+    assert found.loss.low < truth.loss_opt(5e12) < found.loss.high
+    assert found.learning_rate == pytest.approx(0.016, rel=0.3)
+    assert found.approach == fits.chosen
+
+
+def test_the_json_of_a_prediction(tuned_runs, fits):
+    record = json.loads(json.dumps(predict(tuned_runs, fits, 5e12).to_dict(), allow_nan=False))
+    assert set(record) == {"budget", "params", "tokens", "loss", "shape", "learning_rate",
+                           "batch_size", "approach", "warnings"}  # fmt: skip
+    assert set(record["shape"]) == {"d_model", "num_layers", "num_heads", "d_ff", "params"}
+    assert set(record["params"]) == {"value", "low", "high"}
+    assert predict(tuned_runs, fits, 5e12, shape=False).shape is None
+
+
+def test_far_extrapolation_is_said(tuned_runs, fits):
+    assert any(
+        "times the largest budget" in text for text in predict(tuned_runs, fits, 1e20).warnings
+    )
+    assert any("below the smallest" in text for text in predict(tuned_runs, fits, 1e9).warnings)
+    assert "below the smallest" in predict(tuned_runs, fits, 1e9).summary()
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])
+def test_budgets_are_positive(tuned_runs, fits, budget):
+    with pytest.raises(ValueError, match="positive"):
+        predict(tuned_runs, fits, budget)
+
+
+def test_a_learning_rate_that_moves_with_size_is_followed(truth):
+    tuning = Tuning(rates=tuple(0.002 * 1.4**i for i in range(12)), best=0.016, exponent=-0.4,
+                    reference=3e4, curvature=0.05)  # fmt: skip
+    table = simulate(truth, np.geomspace(1e10, 1e13, 5), np.geomspace(3e3, 1e6, 10), tuning=tuning)
+    runs = Runs.of(table)
+    found = predict(runs, fit(runs, approaches=["chinchilla"], replicates=20), 3e13)
+    expected = 0.016 * (truth.n_opt(3e13) / 3e4) ** -0.4
+    assert found.learning_rate == pytest.approx(expected, rel=0.2)
+
+
+@given(
+    st.floats(3e3, 1e12), st.sampled_from([0, 256, 50257]), st.sampled_from([0, 64, 1024]),
+    st.sampled_from(["as given", "total", "non_embedding", "transformer"]),
+)  # fmt: skip
+def test_a_proposed_shape_is_a_real_one(params, vocab, context, count):
+    around = Surroundings(count=count, vocab_size=vocab, context_length=context)
+    shape = proposed_shape(params, around)
+    assert shape.d_model % shape.num_heads == 0
+    assert shape.d_model // shape.num_heads >= 8
+    assert shape.d_model // shape.num_heads % 8 == 0
+    assert shape.d_ff == 4 * shape.d_model
+    assert shape.params == around.params(shape.d_model, shape.num_layers)
+    if vocab <= 256 and params > 1e4 * max(vocab, 1) / 256:
+        assert shape.params == pytest.approx(params, rel=0.6)
+    if vocab == 0 and params > 1e6:
+        assert shape.params == pytest.approx(params, rel=0.15)
+        assert 12 <= shape.d_model / shape.num_layers <= 300
+
+
+def test_counts_agree_with_the_models_shape():
+    from model.shape import Shape
+
+    shape = Shape(
+        d_model=64, num_layers=3, num_heads=4, d_ff=256, vocab_size=256, context_length=64
+    )
+    for count, expected in (
+        ("total", shape.params), ("non_embedding", shape.params_non_embedding),
+        ("transformer", shape.params_transformer),
+    ):  # fmt: skip
+        around = Surroundings(count=count, vocab_size=256, context_length=64)
+        assert around.params(64, 3) == expected
+
+
+def test_exponents_under_every_convention(tuned_runs):
+    rows = exponents(Runs.of(tuned_runs.trials.assign(params_embedding=1000)), replicates=20)
+    assert len(rows) == 3 * 2 * 2
+    by = {(row.count, row.flops, row.approach): row.a for row in rows}
+    assert by["total", "exact", "chinchilla"] != by["non_embedding", "exact", "chinchilla"]
+    assert all(low <= row.a <= high for row in rows for low, high in [row.interval])
+
+
+def test_conventions_need_counts():
+    runs = Runs.of(simulate_like_others())
+    with pytest.raises(RunTableError, match="params_embedding"):
+        exponents(runs)
+
+
+def simulate_like_others():
+    import pandas as pd
+
+    return pd.DataFrame({"C": [1e18, 1e19], "N": [1e8, 2e8], "L": [3.0, 2.5]})
