@@ -231,6 +231,11 @@ def prepare(
     folder: Annotated[Path, typer.Option("--dir", help="Where corpora lie.")] = Path(
         "runs/corpora"
     ),
+    held_out_share: Annotated[float, typer.Option(help="Share of documents held out.")] = 0.05,
+    max_bytes: Annotated[int | None, typer.Option(help="Read no more text than this.")] = None,
+    text_column: Annotated[
+        str, typer.Option(help="Field of JSONL and Parquet rows that holds the text.")
+    ] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Turn text into token shards that sweeps read.
@@ -239,7 +244,14 @@ def prepare(
     """
     from data.prepare import prepare as make
 
-    corpus = make(source, folder, tokenizer=tokenizer)
+    corpus = make(
+        source,
+        folder,
+        tokenizer=tokenizer,
+        held_out_share=held_out_share,
+        max_bytes=max_bytes,
+        text_column=text_column,
+    )
     facts = {
         "folder": str(corpus.folder),
         "fingerprint": corpus.fingerprint,

@@ -31,6 +31,12 @@ class Data(_Section):
     """A file, folder or glob of text, a prepared corpus, or a source known by name."""
     tokenizer: str = Field(default="byte", pattern=r"^(byte|bpe:\d+)$")
     """`byte`, or `bpe:SIZE` trained on the source."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of documents held out, each chosen by its content."""
+    max_bytes: Count | None = None
+    """Read no more text than this; the public sets are terabytes."""
+    text_column: str = "text"
+    """Field of JSONL and Parquet rows that holds the text."""
     held_out_tokens: Count = 131_072
     """Tokens that every trial is evaluated on."""
     allow_repeats: bool = False

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from data.prepare import prepare
 from model.progress import Progress
 from model.transformer import BasicsTransformerLM
-from tuner import space
+from tuner import corpora, space
 from tuner.attempt import attempt
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
@@ -44,7 +43,7 @@ def train(
     )
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, sweep, question)
-    corpus = prepare(sweep.data.source, folder.parent / "corpora", tokenizer=sweep.data.tokenizer)
+    corpus = corpora.of(sweep, folder.parent)
     trial = space.trial(sweep, question, corpus.vocab_size)
     if trial.steps < 1:
         raise ConfigError(f"--budget {budget:g}: buys no whole step at --size {size}; raise it")

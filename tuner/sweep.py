@@ -18,9 +18,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from data.corpus import Corpus
-from data.prepare import prepare
 from model.progress import Progress
-from tuner import plan, space, trainable
+from tuner import corpora, plan, space, trainable
 from tuner import provenance as provenances
 from tuner.attempt import checkpoint_path
 from tuner.backends.contract import Job
@@ -57,7 +56,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
     with _alone(folder):
         write(sweep, folder)
         ledger = Ledger(folder / "ledger.db")
-        corpus = _corpus(sweep, folder)
+        corpus = corpora.of(sweep, folder.parent) if sweep.backend == "train" else None
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
         engine = Engine(sweep, ledger, studies, cap=plan.plan(sweep).cap)
@@ -98,12 +97,6 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise ConfigError(f"{folder}: another process is running this sweep") from None
-
-
-def _corpus(sweep: Sweep, folder: Path) -> Corpus | None:
-    if sweep.backend != "train":
-        return None
-    return prepare(sweep.data.source, folder.parent / "corpora", tokenizer=sweep.data.tokenizer)
 
 
 def _provenance(sweep: Sweep, corpus: Corpus | None) -> Provenance:

@@ -1,0 +1,72 @@
+"""The README's commands exist, its links lead somewhere, its sweep is one."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tuner.config import parse
+
+ROOMS = ["analysis", "data", "model", "tuner"]
+READMES = ["README.md", *(f"{room}/README.md" for room in ROOMS)]
+
+
+def blocks(root, language):
+    text = (root / "README.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(root):
+    lines = "\n".join(blocks(root, "sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def test_every_command_is_one(root):
+    targets = (root / "Makefile").read_text()
+    verbs = set()
+    for program, verb, *_ in commands(root):
+        if program == "make":
+            assert f"\n{verb}:" in targets
+        else:
+            assert program == "isoflop"
+            verbs.add(verb)
+    assert verbs >= {"plan", "run", "status", "resume", "fit", "predict", "report", "doctor"}
+
+
+def test_every_command_line_parses(root):
+    import typer
+    from click.exceptions import UsageError
+
+    from tuner.cli import app
+
+    group = typer.main.get_command(app)
+    for program, verb, *arguments in commands(root):
+        if program == "isoflop":
+            command = group.commands[verb]
+            try:
+                command.make_context(verb, list(arguments), resilient_parsing=False)
+            except UsageError as error:
+                raise AssertionError(f"isoflop {verb} {arguments}: {error.message}") from error
+
+
+def test_the_plan_in_the_readme_runs(root):
+    (line,) = [c for c in commands(root) if c[:2] == ["isoflop", "plan"]]
+    subprocess.run(
+        [sys.executable, "-m", "tuner.cli", *line[1:]], check=True, capture_output=True, cwd=root
+    )
+
+
+def test_the_sweep_in_the_readme_is_one(root):
+    (text,) = blocks(root, "toml")
+    assert parse(tomllib.loads(text), place="README.md").name == "mine"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_links_lead_somewhere(root, name):
+    page = root / name
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
