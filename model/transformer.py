@@ -3,6 +3,7 @@
 State-dict names are the course's, so that its checkpoints load. Counts live in `model.shape`.
 """
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Self
 
@@ -176,9 +177,14 @@ class BasicsTransformerLM(nn.Module):
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model_config.json` and `model.pt` to `folder`, which is made if need be."""
+        """Write `model_config.json` and `model.pt` to `folder`, which is made if need be.
+
+        Only a variant's own settings are written, so the plain decoder's folder is the course's.
+        """
+        values = vars(self.shape)
+        chosen = {f.name: values[f.name] for f in fields(Shape) if values[f.name] != f.default}
         dropout = {"attn_pdrop": self.attn_pdrop, "residual_pdrop": self.residual_pdrop}
-        write_pretrained(Path(folder), vars(self.shape) | dropout, self.state_dict())
+        write_pretrained(Path(folder), chosen | dropout, self.state_dict())
 
     @override
     def forward(self, tokens: Tensor) -> Tensor:

@@ -108,6 +108,16 @@ def test_saved_and_loaded_is_the_same_model(tmp_path, variant):
     assert (loaded.attn_pdrop, loaded.residual_pdrop) == (saved.attn_pdrop, saved.residual_pdrop)
 
 
+def test_a_plain_models_folder_is_in_the_courses_format(tmp_path):
+    model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "model_config.json").read_text())
+    assert config == SIZES | {"attn_pdrop": 0.0, "residual_pdrop": 0.0}
+    weights = torch.load(tmp_path / "model.pt")
+    assert {n: w.shape for n, w in weights.items()} == {
+        n: w.shape for n, w in course_weights().items()
+    }
+
+
 def test_a_folder_without_a_model_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model_config\.json and no model\.pt"):
         BasicsTransformerLM.from_pretrained(tmp_path)
