@@ -118,5 +118,5 @@ def _redrawn_profile(
     measured = np.log(profile.loss)
     predicted = basis @ np.linalg.lstsq(basis, measured)[0]
     each = np.arange(len(measured), dtype=np.int64)
-    left = residuals(measured, predicted, basis, each)
+    left = residuals(measured, predicted, basis, each, floor=profile.noise)
     return np.exp(redrawn(left, each, "residual", replicates, rng))

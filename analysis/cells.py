@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from analysis import tables
 from analysis.laws import Array
 from analysis.runs import Runs
+from analysis.tuning import known_noise
 
 SHAPE = ("d_model", "num_layers", "num_heads", "d_ff")
 SAME_BUDGET = 0.005  # budgets closer than this are one profile: tables round
@@ -36,6 +37,8 @@ class Cells:
     """The best rate is the lowest or highest of several tried."""
     row: NDArray[np.int64]
     """Row of the file: the first of those that make the point."""
+    noise: float
+    """Standard deviation of ln loss that seeds and rates show; 0 where they show none."""
 
     def __len__(self) -> int:
         """Number of points."""
@@ -56,9 +59,9 @@ class Cells:
 
     def select(self, keep: NDArray[np.bool_]) -> "Cells":
         """The points where `keep` is true; profiles are numbered anew."""
-        chosen = {name: value[keep] for name, value in vars(self).items()}
+        chosen = {name: value[keep] for name, value in vars(self).items() if name != "noise"}
         chosen["profile"] = np.unique(chosen["profile"], return_inverse=True)[1].astype(np.int64)
-        return Cells(**chosen)
+        return Cells(**chosen, noise=self.noise)
 
 
 def cells(runs: Runs) -> Cells:
@@ -86,7 +89,13 @@ def cells(runs: Runs) -> Cells:
         batch_size=_column(best, "batch_size"),
         rate_on_edge=best["rate_on_edge"].to_numpy(dtype=bool),
         row=best["row"].to_numpy(dtype=np.int64),
+        noise=known_noise(table, keys, _recipe(table)) if rates and keys else 0.0,
     )
+
+
+def _recipe(table: pd.DataFrame) -> list[str]:
+    """Columns that are tuned within a cell."""
+    return [name for name in ("learning_rate", "batch_size") if name in table.columns]
 
 
 def _column(table: pd.DataFrame, name: str) -> Array:
@@ -116,7 +125,7 @@ def _best_rates(table: pd.DataFrame, tried: pd.DataFrame, keys: list[str]) -> pd
 
     `tried` holds pruned trials too: a best rate next to a pruned one is not on the edge.
     """
-    recipe = [name for name in ("learning_rate", "batch_size") if name in table.columns]
+    recipe = _recipe(table)
     others = [name for name in ("tokens", "row", "trial") if name in table.columns]
     means = (
         table.groupby([*keys, *recipe], dropna=False, sort=True)

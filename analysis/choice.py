@@ -17,6 +17,8 @@ HELD_OUT = (0.1, 0.2, 0.35)
 """Shares of the runs, largest budgets first, that the folds hold out."""
 BETTER = 0.95
 """The coupled law, one parameter richer, must predict this much better to be preferred."""
+EXACT = 1e-8
+"""Below this error of ln loss a law is exact and differences are rounding."""
 LAWS = ("chinchilla", "skaling")
 """Candidates: the two laws under one objective. Objectives are shown, not chosen between."""
 
@@ -67,7 +69,7 @@ def choose(fits: Sequence[Fit], validation: Sequence[Validation]) -> tuple[str, 
     plain, coupled = (errors.get(name) for name in LAWS)
     if plain is not None and coupled is not None:
         shown = f"held-out log loss error {coupled:.3g} against {plain:.3g}"
-        if coupled < BETTER * plain:
+        if coupled < BETTER * plain and plain > EXACT:
             return "skaling", f"the coupled law extrapolates better than Chinchilla's: {shown}"
         return "chinchilla", f"the coupled law extrapolates no better than Chinchilla's: {shown}"
     order = [name for pool in (trusted, fitted) for name in DEFAULTS if name in pool]

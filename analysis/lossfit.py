@@ -54,7 +54,9 @@ def loss_fit(
     _refuse_unsupported(cells, approach.box)
     problem = Problem.of(cells.params, cells.tokens, cells.loss)
     found = solve(problem, approach.objective, approach.box)
-    left = residuals(problem.log_loss[0], found.predicted, found.jacobian, cells.cluster)
+    left = residuals(
+        problem.log_loss[0], found.predicted, found.jacobian, cells.cluster, floor=cells.noise
+    )
     points = _loss_draws(problem, approach, left, cells, draws)
     flops = cells.flops_per_param_token
     fitted = replace(found.law, flops_per_param_token=flops)

@@ -13,7 +13,7 @@ Index: TypeAlias = NDArray[np.int64]
 Evaluate: TypeAlias = Callable[[Array, Index], tuple[Array, Array, Array]]
 """(points (r, p), which problems (r,)) → value (r,), gradient (r, p), Hessian (r, p, p)."""
 
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 1000  # a few noisy runs under a narrow Huber take hundreds, once in 300 times
 STEP_TOLERANCE = 1e-8  # a Newton step this small squares to below rounding
 STALLED = 1e9  # damping at which no step can lower the value any more: rounding is reached
 LONGEST_STEP = 1.5  # in the coordinates of the caller, which are logarithms and exponents

@@ -15,6 +15,9 @@ from analysis.laws import Array
 Penalty: TypeAlias = Callable[[Array, Array], tuple[Array, Array, Array]]
 """(log prediction, log measurement) → (value, slope, curvature), elementwise."""
 
+LEAD = (1e-1, 1e-2)
+"""Widths of the Huber penalties that lead to a narrow one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -39,9 +42,9 @@ def huber(delta: float = 1e-3) -> Objective:
 
     A sum, not a mean: the mean shrinks gradients by n, and optimizers stop early.
     """
-    wide = tuple(_huber(width) for width in (1e-1, 1e-2) if width > 4 * delta)
+    lead = tuple(_huber(width) for width in LEAD if width > 2 * delta)
     name = f"sum of Huber({delta:g}) on log loss"
-    return Objective(name=name, stages=(*wide, _huber(delta)))
+    return Objective(name=name, stages=(*lead, _huber(delta)))
 
 
 def least_absolute(delta: float = 1e-7) -> Objective:
@@ -74,7 +77,7 @@ def lower_envelope(delta: float = 1e-3, above: float = 0.1) -> Objective:
     For tables of runs that were not all tuned: the law is to follow the best of them.
     """
     name = f"sum of Huber({delta:g}) on log loss, runs above the law at {above:g}"
-    lead = tuple(_tilted(_huber(width), above) for width in (1e-1, 1e-2) if width > 4 * delta)
+    lead = tuple(_tilted(_huber(width), above) for width in LEAD if width > 2 * delta)
     return Objective(name=name, stages=(*lead, _tilted(_huber(delta), above)))
 
 

@@ -29,6 +29,8 @@ class Profile:
     """(n,)."""
     loss: Array
     """(n,)."""
+    noise: float
+    """Standard deviation of ln loss known from seeds and rates; 0 where it is not."""
 
     def tokens_at(self, log_params: Array) -> Array:
         """ln D at ln N: a straight line through the profile's runs, exact where C = 6 N D."""
@@ -66,6 +68,7 @@ def _profile(cells: Cells, number: int) -> Profile:
         log_params=np.log(sizes),
         log_tokens=np.bincount(which, weights=np.log(cells.tokens[here])) / count,
         loss=np.bincount(which, weights=cells.loss[here]) / count,
+        noise=cells.noise,
     )
 
 

@@ -45,12 +45,16 @@ class Residuals:
 
 
 def residuals(
-    measured: Array, predicted: Array, jacobian: Array, clusters: NDArray[np.int64]
-) -> Residuals:
-    """Residuals of ln loss (n,), and the leverage of a fit of derivative `jacobian` (n, p)."""
+    measured: Array, predicted: Array, jacobian: Array, clusters: NDArray[np.int64],
+    *, floor: float = 0.0,
+) -> Residuals:  # fmt: skip
+    """Residuals of ln loss (n,), and the leverage of a fit of derivative `jacobian` (n, p).
+
+    `floor` is noise known from elsewhere (seeds, tuning): a lucky fit does not go below it.
+    """
     left = measured - predicted
     fitted = jacobian.shape[1]
-    noise = float(np.sqrt(left @ left / max(len(left) - fitted, 1)))
+    noise = max(float(np.sqrt(left @ left / max(len(left) - fitted, 1))), floor)
     basis = np.linalg.qr(jacobian)[0]
     leverage = np.minimum((basis**2).sum(axis=1), 1 - 1e-3)
     adjusted = left / np.sqrt(1 - leverage)

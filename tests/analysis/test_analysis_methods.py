@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from analysis import objectives, powerlaw, profiles
 from analysis.cells import cells
 from analysis.envelope import lower_hull
-from analysis.parametric import evaluate, solve
+from analysis.laws import LossLaw
+from analysis.parametric import evaluate, solve, solve_all
+from analysis.parametric import law as law_at
 from analysis.problem import Box, Problem
 from analysis.runs import Runs
 from analysis.simulate import simulate
-from analysis.uncertainty import counts, default_bootstrap, redrawn, residuals
+from analysis.uncertainty import counts, default_bootstrap, redrawn, resampled, residuals
 
 OBJECTIVES = {
     "huber": objectives.huber(3e-2),
@@ -143,6 +145,31 @@ def test_redrawn_noise_has_students_tails_and_the_trials_correlation():
     few = residuals(shared[:6], np.zeros(6), np.ones((6, 1)), np.arange(6))
     tails = redrawn(few, np.arange(6), "residual", 20000, rng)[:, 0] / few.noise
     assert np.quantile(np.abs(tails), 0.95) == pytest.approx(2.571, rel=0.05)  # Student, 5 degrees
+
+
+def test_noise_known_from_seeds_is_a_floor():
+    each = np.arange(6)
+    left = residuals(np.full(6, 1e-9), np.zeros(6), np.ones((6, 1)), each, floor=0.01)
+    assert left.noise == 0.01
+
+
+def test_nominal_intervals_cover_a_small_factorial_design():
+    """Nine runs, 2 % noise; the whole table is tests/benchmarks/coverage.py's."""
+    rng = np.random.default_rng(4)
+    law = LossLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+    axes = np.meshgrid(np.geomspace(1e7, 1e9, 3), np.geomspace(1e8, 1e10, 3))
+    params, tokens = (axis.ravel() for axis in axes)
+    each, hits = np.arange(9), 0
+    for _ in range(60):
+        loss = law.loss(params, tokens) * np.exp(0.02 * rng.normal(size=9))
+        table = Problem.of(params, tokens, loss)
+        found = solve(table, objectives.huber())
+        left = residuals(table.log_loss[0], found.predicted, found.jacobian, each)
+        drawn = resampled(table, left, each, "residual", 150, rng)
+        points = np.concatenate([solve_all(one, objectives.huber()) for one in drawn])
+        low, high = np.percentile(law_at(points, table.centers).a, [2.5, 97.5])
+        hits += low <= law.a <= high
+    assert hits >= 54  # binomial: 95 % of 60 is 57, and fewer than 54 has a chance of 3 %
 
 
 @pytest.mark.parametrize("bootstrap", ["pairs", "wild", "residual"])

@@ -9,7 +9,7 @@ import pytest
 from analysis import runs as contract
 from analysis.cells import cells
 from analysis.runs import Runs, RunTableError, read
-from analysis.simulate import isoflop_records
+from analysis.simulate import Tuning, isoflop_records, simulate
 
 COURSE = ("parameters", "compute_budget", "final_loss")
 
@@ -164,3 +164,14 @@ def test_seeds_of_the_best_rate_are_averaged(tuned_runs):
     again = tuned_runs.trials.assign(seed=1, loss=tuned_runs.trials["loss"] + 0.1)
     both = Runs.of(pd.concat([tuned_runs.trials, again], ignore_index=True))
     assert cells(both).loss == pytest.approx(cells(tuned_runs).loss + 0.05)
+
+
+def test_seeds_and_rates_tell_of_noise(truth):
+    sizes = np.geomspace(3e3, 3e5, 8)
+    repeated = cells(Runs.of(simulate(truth, [1e11, 1e12], sizes, seeds=8, noise=0.01)))
+    assert repeated.noise == pytest.approx(0.01 / np.sqrt(8), rel=0.15)
+    rates = tuple(0.004 * 2.5**i for i in range(5))
+    tuning = Tuning(rates=rates, best=0.02, exponent=-0.35, reference=3e4, curvature=0.02)
+    coarse = cells(Runs.of(simulate(truth, [1e11, 1e12], sizes, tuning=tuning)))
+    assert 1e-3 < coarse.noise < 5e-3
+    assert cells(Runs.of(simulate(truth, [1e11, 1e12], sizes))).noise == 0.0
