@@ -1,0 +1,246 @@
+"""The sections of a sweep file. Needs neither torch nor ray."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+NAMED_SIZES = {"small": (4, 256), "medium": (8, 512), "large": (12, 768)}
+"""(num_layers, d_model) by name: with heads of 64 and 10,000 tokens about 10, 40 and 110 million
+weights, the three configurations that CS336's scaling exercise is started with."""
+
+
+def _named(size: object) -> object:
+    if not isinstance(size, str):
+        return size
+    if size not in NAMED_SIZES:
+        known = ", ".join(NAMED_SIZES)
+        raise ValueError(f"no such size; known are {known} and [num_layers, d_model]")
+    return NAMED_SIZES[size]
+
+
+LadderSize = Annotated[tuple[Count, Count], BeforeValidator(_named)]
+
+
+class Section(BaseModel):
+    """Frozen, and strange keys are faults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Data(Section):
+    """What is read."""
+
+    source: str = "python-stdlib"
+    """A file, folder or glob of text, a prepared corpus, or a source known by name."""
+    tokenizer: str = Field(default="byte", pattern=r"^(byte|bpe:\d+)$")
+    """`byte`, or `bpe:SIZE` trained on the source."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of documents held out, each chosen by its content."""
+    max_bytes: Count | None = None
+    """Read no more text than this; the public sets are terabytes."""
+    text_column: str = "text"
+    """Field of JSONL and Parquet rows that holds the text."""
+    held_out_tokens: Count = 131_072
+    """Tokens that every trial is evaluated on."""
+    allow_repeats: bool = False
+    """Let a trial see the corpus more than once; the table says how often (`epochs`)."""
+
+
+class Shapes(Section):
+    """The ladder of models."""
+
+    ladder: tuple[LadderSize, ...] = ()
+    """[num_layers, d_model] of each, or `small`, `medium`, `large`; left out: built around the
+    predicted optima, or for `replay` the sizes that were recorded."""
+    per_budget: Annotated[int, Field(ge=3)] | None = None
+    """Sizes tried at a budget: those nearest its predicted optimum; left out: the whole ladder."""
+    tokens_per_param: Positive = 20.0
+    """First guess of the optimal ratio: Chinchilla, arXiv 2203.15556, table 3."""
+    context_length: Count = 64
+    head_size: Count = 16
+    """Least width of an attention head; a narrower model has one head."""
+    ffn: Literal["gelu", "swiglu"] = "gelu"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    positions: Literal["learned", "rotary"] = "learned"
+    qk_norm: bool = False
+    tied_head: bool = False
+
+    @field_validator("ladder")
+    @classmethod
+    def _distinct(cls, ladder: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        if len(set(ladder)) < len(ladder):
+            raise ValueError("names a shape twice; name each once")
+        return ladder
+
+
+class Grid(Section):
+    """`design = "grid"`: every size of the ladder on every number of tokens."""
+
+    tokens: tuple[Count, ...] = ()
+    """Training tokens of a trial; it takes the most whole steps within them."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _rising(cls, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        if list(tokens) != sorted(set(tokens)):
+            raise ValueError(f"tokens must rise: {sorted(set(tokens))}")
+        return tokens
+
+
+class Training(Section):
+    """How each model is trained; the learning rate is searched."""
+
+    batch_size: Count | tuple[Count, ...] = 4
+    """Sequences a step: one number, or one a budget (in a grid, one a number of tokens)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Share = 0.15
+    """Share of the run over which the rate rises."""
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    final_fraction: Share = 0.0
+    """Share of the peak rate that is left at the end."""
+    cooldown: Share = 0.2
+    """Share of the run over which `wsd` comes down."""
+    optimizer: Literal["adamw"] = "adamw"
+    parametrization: Literal["mup", "standard"] = "mup"
+    """Rates of hidden matrices and head scaled by 16 / d_model, or one rate for all."""
+    grad_clip: Positive = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Search(Section):
+    """Which learning rates are tried."""
+
+    sampler: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"
+    trials: Count = 3
+    """Learning rates at each (budget, shape)."""
+    learning_rate: tuple[Positive, Positive] = (4e-3, 1.28e-1)
+    """Lowest and highest rate, searched in log space."""
+    seeds: Count = 1
+    """Runs of each configuration, each with its own weights and data order."""
+    warm_start: bool = True
+    """Begin each budget where the smaller ones point: their optimum's size and best rate."""
+    extend: bool = True
+    """Spend what pruning saved on what makes profiles sound: more sizes, rates, seeds."""
+    repeats: Annotated[int, Field(ge=0)] = 1
+    """Further seeds of each budget's best run, as part of the extension."""
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _ordered(cls, rates: tuple[float, float]) -> tuple[float, float]:
+        if rates[0] >= rates[1]:
+            raise ValueError(f"lowest rate first: [{rates[1]:g}, {rates[0]:g}]")
+        return rates
+
+
+class Pruning(Section):
+    """ASHA over FLOPs, among the learning rates of one (budget, shape)."""
+
+    enabled: bool = True
+    rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75)
+    """Shares of the budget at which a trial is evaluated and may be stopped."""
+    reduction: Annotated[float, Field(gt=1)] = 2.0
+    """One in `reduction` goes on."""
+    min_population: Annotated[int, Field(ge=2)] = 2
+    """Trials that must have reached a rung before anything is cut there."""
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if list(rungs) != sorted(set(rungs)):
+            raise ValueError(f"rungs must rise: {sorted(set(rungs))}")
+        return rungs
+
+
+class Cap(Section):
+    """What the sweep may spend at most."""
+
+    flops: Positive | None = None
+    """Left out: the plan's total."""
+    price_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Of one trial slot, in any currency: the plan shows it."""
+
+
+class Resources(Section):
+    """What one trial runs on."""
+
+    cpus_per_trial: Annotated[float, Field(ge=0)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    slots: Count | None = None
+    """Trials at once; left out: as many as fit."""
+    flops_per_second: Positive = 1e10
+    """Training speed of one slot that the plan reckons with: `isoflop doctor` measures it."""
+    max_attempts: Count = 4
+    """Times a trial is started before it counts as failed."""
+
+
+class Faults(Section):
+    """What goes wrong with the `law` backend's attempts, by chance but alike in every run."""
+
+    raises: Share = 0.0
+    """Share of attempts that end in an exception."""
+    hangs: Share = 0.0
+    """Share of attempts that cease to report and never end."""
+
+
+class Law(Section):
+    """What the `law` backend answers: L = E + A/N^alpha + B/D^beta, penalties and noise."""
+
+    E: Positive = 1.69
+    A: Positive = 406.4
+    B: Positive = 410.7
+    alpha: Positive = 0.34
+    beta: Positive = 0.28
+    learning_rate: Positive = 2e-2
+    """Rate that costs nothing."""
+    curvature: Annotated[float, Field(ge=0)] = 0.02
+    """Loss added per squared e-fold away from that rate, nat/token."""
+    batch_tokens: Positive | None = None
+    """Tokens a step up to which a larger batch costs nothing (the critical batch size of McCandlish
+    et al., arXiv 1812.06162); left out: no batch costs anything."""
+    batch_curvature: Annotated[float, Field(ge=0)] = 0.02
+    """Loss added per squared e-fold of tokens a step beyond that, nat/token."""
+    noise: Annotated[float, Field(ge=0)] = 0.003
+    """Standard deviation over seeds, nat/token."""
+    diverges: Share = 0.0
+    """Share of configurations whose loss ceases to be finite."""
+    seconds_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    """Pretended duration, whatever the trial's FLOPs."""
+    flops_per_second: Positive | None = None
+    """Pretended speed, in place of one duration for all."""
+    faults: Faults = Faults()
+
+
+class Replay(Section):
+    """Which recorded runs the `replay` backend answers from."""
+
+    table: str = ""
+    """A sweep's folder, or anybody's run table: CSV, JSON, Parquet."""
+    curves: str = ""
+    """Its training curves (columns trial, loss and flops, tokens or step), where they are not in
+    the same folder."""
+    columns: tuple[Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")], ...] = ()
+    """`THEIRS=OURS` for each column that goes by another name, as with `isoflop fit --map`."""
+    match: Literal["nearest", "interpolated"] = "nearest"
+    """Answer with the nearest run in log space, or between the two learning rates around the one
+    asked for, at the nearest budget and size."""
+    within: Annotated[float, Field(gt=1)] = 2.0
+    """Largest factor between what is asked and what was recorded in budget, in N and in learning
+    rate; beyond it the trial fails and says so."""
+
+    @field_validator("table", "curves")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        # Workers have another working folder than the person who wrote the path.
+        return str(Path(path).absolute()) if path else path
+
+
+class Target(Section):
+    """What the answer is for."""
+
+    budget: Positive | None = None
+    """Compute of the run being planned, FLOP; left out: ten times the largest budget."""
