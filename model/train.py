@@ -224,9 +224,9 @@ class Training:
         self.model.eval()
         losses = []
         for tokens in self.held_out:
-            logits = self.model(tokens[:, :-1]).float()
-            loss = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
-            losses.append(loss.mean(dim=1))
+            logits = self.model(tokens[:, :-1]).float().flatten(0, 1)
+            loss = cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")
+            losses.append(loss.view(len(tokens), -1).mean(dim=1))
         return torch.cat(losses).double()
 
 

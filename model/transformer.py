@@ -169,7 +169,7 @@ class BasicsTransformerLM(nn.Module):
 
         Raises:
             FileNotFoundError: one of the two is missing.
-            ValueError: the weights are not those of the configuration.
+            RuntimeError: the weights are not those of the configuration.
         """
         config, weights = read_pretrained(Path(folder))
         model = cls(**config)
