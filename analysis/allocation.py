@@ -4,7 +4,7 @@ import numpy as np
 
 from analysis.approaches import Draws, UnsupportedError, power_laws, spread
 from analysis.cells import Cells
-from analysis.laws import AllocationLaw, Array
+from analysis.laws import FLOPS_PER_PARAM_TOKEN, AllocationLaw, Array
 from analysis.profiles import METHODS, Method, Profile, is_profiled, profiles
 from analysis.results import Fit, FitStatus, Point
 from analysis.uncertainty import UNIDENTIFIED_SHARE, redrawn, residuals
@@ -24,10 +24,12 @@ def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...])
             f"{method.sizes - 1} other sizes"
         )
     kept, minima, doubts = _minima(profiles(cells), method)
-    budgets = np.array([profile.budget for profile in kept])
     params = np.array([point.params for point in minima])
     tokens = np.array([point.tokens for point in minima])
-    drawn, outside = _allocation_draws(kept, method, draws, raw=raw)
+    budgets = np.array([profile.budget for profile in kept])
+    if cells.flops == "6ND":  # what the optimum costs by that count: sizes of a profile differ
+        budgets = FLOPS_PER_PARAM_TOKEN * params * tokens
+    drawn, outside = _allocation_draws(kept, method, draws, budgets, raw=raw)
     if outside > UNIDENTIFIED_SHARE:
         doubts.append(f"{outside:.0%} of resampled profiles have no minimum inside their sizes")
     if raw:
@@ -86,7 +88,7 @@ def _point(profile: Profile, log_params: float, loss: float) -> Point:
 
 
 def _allocation_draws(
-    found: list[Profile], method: Method, draws: Draws, *, raw: bool
+    found: list[Profile], method: Method, draws: Draws, budgets: Array, *, raw: bool
 ) -> tuple[AllocationLaw | None, float]:
     """Power laws through the minima of resampled profiles, and the share without a minimum."""
     if draws.replicates == 0:
@@ -104,7 +106,6 @@ def _allocation_draws(
         position = np.where(np.isnan(position), edge, position)
         params.append(np.exp(position))
         tokens.append(np.exp(profile.tokens_at(position)))
-    budgets = np.array([profile.budget for profile in found])
     law = power_laws(budgets, np.column_stack(params), np.column_stack(tokens), raw=raw)
     return law, float(max(outside))
 

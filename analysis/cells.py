@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from analysis import tables
 from analysis.laws import Array
 from analysis.runs import Runs
+from analysis.tables import FlopCount
 from analysis.tuning import known_noise
 
 SHAPE = ("d_model", "num_layers", "num_heads", "d_ff")
@@ -39,6 +40,8 @@ class Cells:
     """Row of the file: the first of those that make the point."""
     noise: float
     """Standard deviation of ln loss that seeds and rates show; 0 where they show none."""
+    flops: FlopCount = "budget"
+    """What budgets count."""
 
     def __len__(self) -> int:
         """Number of points."""
@@ -55,13 +58,34 @@ class Cells:
     def flops_per_param_token(self) -> float:
         """What budgets count, C = this · N · D: 6 unless the table differs by more than 1 %."""
         mean = float(np.exp(np.log(self.budget / (self.params * self.tokens)).mean()))
-        return 6.0 if abs(mean / 6.0 - 1.0) < 0.01 else mean
+        return 6.0 if self.flops == "6ND" or abs(mean / 6.0 - 1.0) < 0.01 else mean
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """How C follows from N and D, as fields of a `LossLaw`.
+
+        Where exact FLOPs were asked for, a power of N too: it holds for sizes like those measured,
+        so that what is not asked to be exact keeps to a factor, which extrapolates better.
+        """
+        factor = self.flops_per_param_token
+        if self.flops != "exact":
+            return {"flops_per_param_token": factor, "cost_exponent": 1.0}
+        log_params = np.log(self.params)
+        ratio, size = (
+            np.log(self.budget / (self.params * self.tokens)),
+            log_params - log_params.mean(),
+        )
+        slope = float(ratio @ size / (size @ size))
+        at_one = float(np.exp(ratio.mean() - slope * log_params.mean()))
+        return {"flops_per_param_token": at_one, "cost_exponent": 1.0 + slope}
 
     def select(self, keep: NDArray[np.bool_]) -> "Cells":
         """The points where `keep` is true; profiles are numbered anew."""
-        chosen = {name: value[keep] for name, value in vars(self).items() if name != "noise"}
+        chosen = {
+            x: value[keep] for x, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
         chosen["profile"] = np.unique(chosen["profile"], return_inverse=True)[1].astype(np.int64)
-        return Cells(**chosen, noise=self.noise)
+        return Cells(**chosen, noise=self.noise, flops=self.flops)
 
 
 def cells(runs: Runs) -> Cells:
@@ -90,6 +114,7 @@ def cells(runs: Runs) -> Cells:
         rate_on_edge=best["rate_on_edge"].to_numpy(dtype=bool),
         row=best["row"].to_numpy(dtype=np.int64),
         noise=known_noise(table, keys, _recipe(table)) if rates and keys else 0.0,
+        flops=runs.flops,
     )
 
 

@@ -39,16 +39,30 @@ class LossLaw:
     """Coupling of the two parts; 1 is Chinchilla's law."""
     flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN
     """What budgets count: C = this · N · D. 6 unless a table's own budgets say otherwise."""
+    cost_exponent: float = 1.0
+    """Of N in C; below 1 where attention and head weigh more in small models."""
+
+    @property
+    def _slope(self) -> Value:
+        return self.alpha + self.cost_exponent * self.beta
 
     @property
     def a(self) -> Value:
         """Exponent of N_opt in C."""
-        return self.beta / (self.alpha + self.beta)
+        return self.beta / self._slope
 
     @property
     def b(self) -> Value:
         """Exponent of D_opt in C."""
-        return self.alpha / (self.alpha + self.beta)
+        return self.alpha / self._slope
+
+    def flops(self, params: Value, tokens: Value) -> Value:
+        """What training `params` weights on `tokens` tokens costs, FLOP."""
+        return self.flops_per_param_token * params**self.cost_exponent * tokens
+
+    def tokens(self, budget: Value, params: Value) -> Value:
+        """Tokens that `budget` FLOP buy for `params` weights."""
+        return budget / (self.flops_per_param_token * params**self.cost_exponent)
 
     def loss(self, params: Value, tokens: Value) -> Value:
         """Loss of `params` weights after `tokens` tokens, nat/token."""
@@ -64,13 +78,12 @@ class LossLaw:
 
     def n_opt(self, budget: Value) -> Value:
         """Weights that give the lowest loss at `budget` FLOPs: eq. 4 of arXiv 2203.15556."""
-        ratio = self.alpha * self.A / (self.beta * self.B)
-        product = budget / self.flops_per_param_token
-        return ratio ** (1 / (self.alpha + self.beta)) * product**self.a
+        ratio = self.alpha * self.A / (self.cost_exponent * self.beta * self.B)
+        return ratio ** (1 / self._slope) * (budget / self.flops_per_param_token) ** self.a
 
     def d_opt(self, budget: Value) -> Value:
         """Tokens that give the lowest loss at `budget` FLOPs."""
-        return budget / self.flops_per_param_token / self.n_opt(budget)
+        return self.tokens(budget, self.n_opt(budget))
 
     def loss_opt(self, budget: Value) -> Value:
         """Lowest loss at `budget` FLOPs."""
@@ -80,12 +93,12 @@ class LossLaw:
         """Share of `budget` wasted by training `params` weights on it rather than `n_opt`.
 
         The optimum reaches the same loss with budget / (1 + share): loss_opt - E falls as
-        C^(-k · alpha · beta / (alpha + beta)).
+        C^(-k · alpha · a).
         """
-        tokens = budget / self.flops_per_param_token / params
+        tokens = self.tokens(budget, params)
         lowest = self.reducible(self.n_opt(budget), self.d_opt(budget))
         excess = self.reducible(params, tokens) / lowest
-        return excess ** ((self.alpha + self.beta) / (self.k * self.alpha * self.beta)) - 1
+        return excess ** (1 / (self.k * self.alpha * self.a)) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +129,8 @@ Law: TypeAlias = LossLaw | AllocationLaw
 def letters(law: Law) -> dict[str, Value]:
     """The law's letters and their values; a Chinchilla law (k exactly 1) does not name k."""
     found = {field.name: getattr(law, field.name) for field in fields(law)}
-    found.pop("flops_per_param_token", None)
+    for cost in ("flops_per_param_token", "cost_exponent"):
+        found.pop(cost, None)
     if isinstance(law, LossLaw) and np.all(np.asarray(law.k) == 1.0):
         del found["k"]
     return found

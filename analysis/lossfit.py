@@ -58,16 +58,16 @@ def loss_fit(
         problem.log_loss[0], found.predicted, found.jacobian, cells.cluster, floor=cells.noise
     )
     points = _loss_draws(problem, approach, left, cells, draws)
-    flops = cells.flops_per_param_token
-    fitted = replace(found.law, flops_per_param_token=flops)
+    cost = cells.cost
+    fitted = replace(found.law, **cost)
     drawn = None
     if len(points):
-        drawn = replace(law(points, problem.centers), flops_per_param_token=flops)
+        drawn = replace(law(points, problem.centers), **cost)
     return Fit(
         at=at, name=name, law=fitted, status=_loss_status(found, points, approach.box),
         objective=found.value, objective_name=approach.objective.name,
         points=_law_points(fitted, cells), certificate=found.certificate,
-        warnings=_cost_warning(flops), noise=left.noise, **spread(drawn),
+        warnings=_cost_warning(fitted), noise=left.noise, **spread(drawn),
     )  # fmt: skip
 
 
@@ -134,10 +134,12 @@ def _law_points(fitted: LossLaw, cells: Cells) -> tuple[Point, ...]:
     )  # fmt: skip
 
 
-def _cost_warning(flops: float) -> tuple[str, ...]:
-    if flops == 6.0:
+def _cost_warning(fitted: LossLaw) -> tuple[str, ...]:
+    factor, exponent = fitted.flops_per_param_token, fitted.cost_exponent
+    if (factor, exponent) == (6.0, 1.0):
         return ()
+    power = "N" if exponent == 1.0 else f"N^{exponent:.4g}"
     return (
-        f"budgets of this table are {flops:.3g} · N · D on average, not 6 · N · D: N_opt and D_opt "
-        "follow that; far beyond these runs the factor comes closer to 6",
+        f"budgets of this table are {factor:.3g} · {power} · D, not 6 · N · D: N_opt and D_opt "
+        "follow that; far beyond these runs the count comes closer to 6 · N · D",
     )

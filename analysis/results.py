@@ -195,7 +195,7 @@ class Fit:
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "noise": self.noise,
             "at": list(self.at),
-            "flops_per_param_token": getattr(self.law, "flops_per_param_token", None),
+            "cost": _cost(self.law),
         }
 
     @classmethod
@@ -204,7 +204,7 @@ class Fit:
         certificate = record["certificate"]
         return cls(
             name=record["name"],
-            law=_law(record["params"], record["flops_per_param_token"]),
+            law=_law(record["params"], record["cost"]),
             status=FitStatus(state=record["status"], reason=record["reason"]),
             objective=record["objective"],
             objective_name=record["objective_name"],
@@ -218,12 +218,18 @@ class Fit:
         )
 
 
-def _law(params: Mapping[str, float], flops_per_param_token: float | None) -> Law | None:
+def _cost(law: Law | None) -> dict[str, float] | None:
+    """What a budget counts under a law of loss: how C follows from N and D."""
+    if not isinstance(law, LossLaw):
+        return None
+    names = ("flops_per_param_token", "cost_exponent")
+    return {name: float(getattr(law, name)) for name in names}
+
+
+def _law(params: Mapping[str, float], cost: Mapping[str, float] | None) -> Law | None:
     if not params:
         return None
-    if flops_per_param_token is None:
-        return AllocationLaw(**params)
-    return LossLaw(**params, flops_per_param_token=flops_per_param_token)
+    return AllocationLaw(**params) if cost is None else LossLaw(**params, **cost)
 
 
 def key(budget: float) -> str:

@@ -49,8 +49,9 @@ def deployment(law: LossLaw, budget: float, served: float) -> Deployment:
         return float((float(law.B) / left) ** (1 / float(law.beta)))
 
     def cost(log_params: float) -> float:
-        each = law.flops_per_param_token * tokens(log_params) + FLOPS_PER_SERVED_TOKEN * served
-        return float(log_params + np.log(each))
+        params = np.exp(log_params)
+        each = law.flops(params, tokens(log_params)) + FLOPS_PER_SERVED_TOKEN * params * served
+        return float(np.log(each))
 
     # Serving only ever makes the model smaller: the optimum lies below N_opt.
     found = minimize_scalar(
@@ -59,6 +60,6 @@ def deployment(law: LossLaw, budget: float, served: float) -> Deployment:
     params, trained = float(np.exp(found.x)), tokens(float(found.x))
     return Deployment(
         params=params, tokens=trained, loss=float(law.loss_opt(budget)),
-        training_flops=law.flops_per_param_token * params * trained,
+        training_flops=float(law.flops(params, trained)),
         serving_flops=FLOPS_PER_SERVED_TOKEN * params * served,
     )  # fmt: skip

@@ -47,7 +47,7 @@ def simulate(
 ) -> pd.DataFrame:
     """Runs of every size in `params` at every budget, rate and seed, as our run table.
 
-    Tokens are C / (law.flops_per_param_token · N). `noise` is the standard deviation of ln loss;
+    Tokens are what the law's cost lets a budget buy. `noise` is the standard deviation of ln loss;
     `kept` rates a (budget, size, seed) complete and the worse ones are pruned (None: all complete).
     """
     rng = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ def _row(
     law: LossLaw, budget: float, size: float, rate: float, tuning: Tuning, number: int,
     noise: float, rng: np.random.Generator,
 ) -> dict[str, object]:  # fmt: skip
-    tokens = budget / (law.flops_per_param_token * size)
+    tokens = float(law.tokens(budget, size))
     clean = float(law.loss(size, tokens))
     loss = clean * (1 + tuning.penalty(rate, size)) * float(np.exp(noise * rng.normal()))
     return {
@@ -88,7 +88,7 @@ def isoflop_records(
         {
             "parameters": float(size),
             "compute_budget": float(budget),
-            "final_loss": float(law.loss(size, budget / (law.flops_per_param_token * size))),
+            "final_loss": float(law.loss(size, law.tokens(budget, size))),
         }
         for budget, size in product(budgets, params)
     ]

@@ -43,10 +43,10 @@ def of_fits(fits: "Fits") -> str:
         for one in fits.validation
     ]
     for record in fits.disagreement:
-        wasted = max(record.extra_flops.values(), default=0.0)
+        worst = 1 + max(record.extra_flops.values(), default=0.0)
         lines.append(
             f"at {record.budget:.3g} FLOP approaches differ {record.ratio:.3g}-fold in N_opt "
-            f"({record.lowest} … {record.highest}); the worst would waste {wasted:.2%} of compute"
+            f"({record.lowest} … {record.highest}); the worst needs {worst:.4g} times the compute"
         )
     lines += [f"! {warning}" for warning in fits.warnings]
     lines += ["", *(of_fit(fit) for fit in fits.approaches)]

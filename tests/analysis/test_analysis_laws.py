@@ -1,5 +1,7 @@
 """Identities every law obeys."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +21,18 @@ budgets = st.floats(1e12, 1e26)
 @given(loss_laws, budgets)
 def test_allocation_spends_the_budget(law, budget):
     assert 6 * law.n_opt(budget) * law.d_opt(budget) == pytest.approx(budget, rel=1e-12)
+
+
+@given(loss_laws, budgets, st.floats(0.8, 1.1), st.floats(0.2, 5))
+def test_the_optimum_follows_the_cost(law, budget, exponent, factor):
+    """Where C = c · N^m · D, no size that the budget buys is better, and slopes are a and b."""
+    law = replace(law, flops_per_param_token=9.0, cost_exponent=exponent)
+    n, d = law.n_opt(budget), law.d_opt(budget)
+    assert law.flops(n, d) == pytest.approx(budget)
+    assert law.reducible(n * factor, law.tokens(budget, n * factor)) >= law.reducible(n, d) * (
+        1 - 1e-9
+    )
+    assert np.log10(law.d_opt(10 * budget) / d) == pytest.approx(law.b)
 
 
 @given(loss_laws, budgets, st.floats(0.2, 5))

@@ -1,8 +1,10 @@
 """What to train: allocation with intervals, a real shape, the recipe's trend, warnings."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +97,23 @@ def test_counts_agree_with_the_models_shape():
         assert around.params(64, 3) == expected
 
 
+def test_the_count_of_flops_moves_the_exponent(truth):
+    """Budgets of 20 · N^.9 · D: a is beta/(alpha + .9 beta), by 6 N D beta/(alpha + beta)."""
+    law = replace(truth, flops_per_param_token=20.0, cost_exponent=0.9)
+    around = np.geomspace(1 / 6, 6, 9)
+    tables = [simulate(law, [c], law.n_opt(c) * around) for c in np.geomspace(1e11, 1e15, 5)]
+    runs = Runs.of(pd.concat(tables, ignore_index=True))
+    found = {
+        (row.flops, row.approach): row.a
+        for row in exponents(runs, approaches=("cubic", "chinchilla"), replicates=20)
+        if row.count == "non_embedding"
+    }
+    assert found["exact", "chinchilla"] == pytest.approx(0.37 / (0.35 + 0.9 * 0.37), abs=1e-3)
+    assert found["6ND", "chinchilla"] == pytest.approx(0.37 / 0.72, abs=1e-3)
+    assert found["exact", "cubic"] == pytest.approx(found["exact", "chinchilla"], abs=0.01)
+    assert found["6ND", "cubic"] == pytest.approx(found["6ND", "chinchilla"], abs=0.01)
+
+
 def test_exponents_under_every_convention(tuned_runs):
     rows = exponents(Runs.of(tuned_runs.trials.assign(params_embedding=1000)), replicates=20)
     assert len(rows) == 3 * 2 * 2
@@ -110,6 +129,4 @@ def test_conventions_need_counts():
 
 
 def simulate_like_others():
-    import pandas as pd
-
     return pd.DataFrame({"C": [1e18, 1e19], "N": [1e8, 2e8], "L": [3.0, 2.5]})
