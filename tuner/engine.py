@@ -5,11 +5,11 @@ Ray (`tuner.sweep`) and simulated time (`tuner.simulate`) drive the same object:
 so an engine built on the same folder after any death goes on where the other stopped.
 """
 
+import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import Enum
-from itertools import product
 
 from model.progress import Progress
 from tuner import soundness, space
@@ -18,7 +18,7 @@ from tuner.ledger import ENDED, Ledger, Record, Status
 from tuner.scheduler import Asha
 from tuner.search import Studies
 from tuner.soundness import Profile
-from tuner.space import Question, Size, Trial
+from tuner.space import Cell, Size, Trial
 
 
 class Nothing(Enum):
@@ -67,53 +67,52 @@ class Engine:
         return self.ledger.reserve(trial.key, trial.flops - (last.flops if last else 0), self.cap)
 
     def _propose(self) -> Trial | None:
-        """Enter and start the first question of the plan, then of its extension, not asked yet."""
-        known = {record.key for record in self.ledger.records()}
+        """Enter and start the first cell of the plan, then of its extension, not asked yet."""
+        known = self.ledger.keys()
         for cell in self._cells():
             if cell.key in known:
                 continue
-            flops = space.trial(self.sweep, cell, self.vocab_size).flops
+            flops = space.trial(self.sweep, cell.asked(1.0), self.vocab_size).flops
             if self.ledger.committed() + flops > self.cap:
                 return None
             rate, optuna = self.studies.propose(cell, self._given_rate(cell))
-            self.ledger.add(replace(cell, learning_rate=rate), optuna)
+            self.ledger.add(cell.asked(rate), optuna)
             trial = self.trial(self.ledger.record(cell.key))
             return trial if self._start(trial) else None
         return None
 
-    def _cells(self) -> Iterator[Question]:
-        """Every question, its rate still open: smallest budgets first, sizes in turn."""
+    def _cells(self) -> Iterator[Cell]:
+        """Every cell: the plan's, smallest budgets first; then what makes profiles sound."""
         for budget in self.sweep.budgets:
-            yield from self._cells_of(budget, self._window(budget))
+            yield from space.cells(self.sweep, budget, self._window(budget))
         if self.sweep.search.extend:
             for budget in self.sweep.budgets:
-                yield from self._cells_of(budget, self._extended(budget))
+                yield from self._extension(budget)
 
-    def _cells_of(self, budget: float, sizes: tuple[Size, ...]) -> Iterator[Question]:
-        search = self.sweep.search
-        for number, size, seed in product(range(search.trials), sizes, range(search.seeds)):
-            yield Question(
-                budget=budget, size=size, number=number, seed=self.sweep.seed + seed,
-                learning_rate=search.learning_rate[0],
-            )  # fmt: skip
-
-    # --- what smaller budgets teach
+    # --- what the sweep has learned
 
     def _window(self, budget: float) -> tuple[Size, ...]:
-        """The sizes asked for at a budget: settled when first needed, the same ever after."""
-        sizes = soundness.window(self.ledger, budget)
-        if sizes is None:
+        """The sizes planned at a budget: settled when first needed, the same ever after."""
+        name = f"window {budget:g}"
+        stands = self.ledger.fact(name)
+        if stands is None:
             n_opt = self._predicted_n_opt(budget) if self.sweep.search.warm_start else None
             sizes = space.window(self.sweep, budget, self.vocab_size, n_opt)
-            soundness.write_window(self.ledger, budget, sizes)
-        return sizes
+            stands = self.ledger.write_fact(name, json.dumps(sizes))
+        return tuple((layers, width) for layers, width in json.loads(stands))
 
-    def _extended(self, budget: float) -> tuple[Size, ...]:
-        """The sizes of a budget, more of them if all ended and the minimum is not bracketed."""
-        if any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
-            return self._window(budget)
-        grown = self._profile(budget).grown(space.ladder(self.sweep, self.vocab_size))
-        return soundness.write_window(self.ledger, budget, grown)
+    def _extension(self, budget: float) -> list[Cell]:
+        """The cells added to a budget's plan; once all ended, those still wanted are added."""
+        name = f"extension {budget:g}"
+        stands = json.loads(self.ledger.fact(name) or "[]")
+        if not any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
+            known = self.ledger.keys()
+            wanted = self._profile(budget).wanted(
+                self.sweep, space.ladder(self.sweep, self.vocab_size)
+            )
+            stands += [asdict(cell) for cell in wanted if cell.key not in known]
+            self.ledger.write_fact(name, json.dumps(stands))
+        return [Cell.from_dict(fields) for fields in stands]
 
     def _profile(self, budget: float) -> Profile:
         return soundness.profile(self.sweep, self.ledger, self.vocab_size, budget)
@@ -125,12 +124,13 @@ class Engine:
         # N_opt ∝ C^.5: Chinchilla, arXiv 2203.15556, table 2.
         return best.shape.params_non_embedding * math.sqrt(budget / best.question.budget)
 
-    def _given_rate(self, cell: Question) -> float | None:
+    def _given_rate(self, cell: Cell) -> float | None:
         """The rate that is not the sampler's to choose: another seed's, or a warm start's."""
+        if cell.rate is not None:
+            return cell.rate
         if cell.seed != self.sweep.seed:
-            return self.ledger.record(
-                replace(cell, seed=self.sweep.seed).key
-            ).question.learning_rate
+            first = self.ledger.record(replace(cell, seed=self.sweep.seed).key)
+            return first.question.learning_rate
         if cell.number or not self.sweep.search.warm_start:
             return None
         best = self._best_below(cell.budget)
@@ -141,7 +141,7 @@ class Engine:
         """The best completed trial of the largest smaller budget whose every size has one."""
         for smaller in reversed([b for b in self.sweep.budgets if b < budget]):
             profile = self._profile(smaller)
-            if profile.covered:
+            if set(self._window(smaller)) <= set(profile.losses):
                 return profile.best
         return None
 

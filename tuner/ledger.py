@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS trials (
     started TEXT NOT NULL DEFAULT '',
     device TEXT NOT NULL DEFAULT '{}'
 );
+CREATE INDEX IF NOT EXISTS trials_by_status ON trials (status);
 CREATE TABLE IF NOT EXISTS reports (
     key TEXT NOT NULL REFERENCES trials(key),
     step INTEGER NOT NULL,
@@ -156,6 +157,10 @@ class Ledger:
         where = f"WHERE status IN ({marks})" if statuses else ""
         rows = self._db.execute(f"SELECT * FROM trials {where} ORDER BY number", statuses)
         return [_record(row) for row in rows.fetchall()]
+
+    def keys(self) -> set[str]:
+        """Names of all trials."""
+        return {key for (key,) in self._db.execute("SELECT key FROM trials").fetchall()}
 
     def record(self, key: str) -> Record:
         """One trial.

@@ -19,7 +19,7 @@ from model.progress import Progress
 from tuner import space
 from tuner.config import Sweep
 from tuner.ledger import Status
-from tuner.space import Question
+from tuner.space import Cell
 
 RATE = "learning_rate"
 SIZE = "params"
@@ -35,7 +35,7 @@ class Studies:
         self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
         self._studies = {budget: self._study(budget) for budget in sweep.budgets}
 
-    def propose(self, cell: Question, rate: float | None) -> tuple[float, int]:
+    def propose(self, cell: Cell, rate: float | None) -> tuple[float, int]:
         """The learning rate of a question whose rate is open, and its number in the Optuna study.
 
         Args:
@@ -51,7 +51,10 @@ class Studies:
         study.enqueue_trial(fixed, user_attrs={"trial": cell.key})
         trial = study.ask()
         trial.suggest_float(SIZE, *self._range, log=True)
-        return trial.suggest_float(RATE, *self.sweep.search.learning_rate, log=True), trial.number
+        low, high = self.sweep.search.learning_rate
+        if rate is not None:  # an extension may go beyond the range
+            low, high = min(low, rate), max(high, rate)
+        return trial.suggest_float(RATE, low, high, log=True), trial.number
 
     def tell(
         self, budget: float, optuna_number: int, status: Status,
@@ -106,7 +109,7 @@ class Studies:
     def _params(self, size: space.Size) -> int:
         return space.shape(self.sweep, size, self.vocab_size).params_non_embedding
 
-    def _designed(self, cell: Question) -> float | None:
+    def _designed(self, cell: Cell) -> float | None:
         """The rate of a sampler whose points do not depend on what was learned; else None."""
         search = self.sweep.search
         if search.sampler == "grid":

@@ -1,18 +1,24 @@
-"""Is a budget's profile sound: is its minimum bracketed by completed sizes? Needs no ray."""
+"""Is a budget's profile sound, and what would make it so? Needs no ray.
 
-import json
+Sound: the minimum has completed sizes on both sides, its learning rate others tried on both sides,
+and its noise is known from another seed.
+"""
+
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
 from tuner import space
 from tuner.config import Sweep
 from tuner.ledger import Ledger
-from tuner.space import Size, Trial
+from tuner.space import Cell, Size, Trial
 
 MARGIN = 2
 """Completed sizes wanted on each side of the minimum."""
+STRIDE = 2.0
+"""Factor from a best rate on the edge to the next one tried: the loss is flat within it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +33,12 @@ class Profile:
     """Best loss of each completed size over learning rates, nat/token, seeds averaged."""
     best: Trial | None
     """The best completed trial."""
-
-    @property
-    def covered(self) -> bool:
-        """Every size asked for has a completed run."""
-        return all(size in self.losses for size in self.window)
+    rates: tuple[float, float]
+    """Lowest and highest learning rate tried at the best size."""
+    numbers: Mapping[Size, int]
+    """Learning rates asked at each size."""
+    seeds: int
+    """Completed seeds of the best trial's configuration."""
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -43,18 +50,36 @@ class Profile:
         return place, len(done) - 1 - place
 
     @property
-    def bracketed(self) -> bool:
-        """The minimum has `MARGIN` completed sizes on each side."""
-        return min(self.sides) >= MARGIN
+    def edge(self) -> float | None:
+        """The learning rate to try beyond the best one, if none at its size lies there."""
+        low, high = self.rates
+        if self.best is None or low == high:
+            return None
+        rate = self.best.question.learning_rate
+        if rate == low:
+            return low / STRIDE
+        return high * STRIDE if rate == high else None
 
-    def grown(self, ladder: Sequence[Size]) -> tuple[Size, ...]:
-        """The window, widened along the ladder as far as the minimum asks for."""
-        below, above = (max(0, MARGIN - side) for side in self.sides)
-        places = [ladder.index(size) for size in self.window]
-        first, last = max(0, min(places) - below), min(len(ladder), max(places) + 1 + above)
-        return tuple(ladder[first:last])
+    def wanted(self, sweep: Sweep, ladder: Sequence[Size]) -> list[Cell]:
+        """The trials that would mend what is unsound first: sizes, then rates, then seeds."""
+        if self.best is None:
+            return []
+        added = [size for size in self._grown(ladder) if size not in self.window]
+        if added:
+            return space.cells(sweep, self.budget, added)
+        if self.edge is not None:
+            places = product(self._neighbors(), range(sweep.search.seeds))
+            return [
+                self._cell(size, self.numbers[size], sweep.seed + seed, self.edge)
+                for size, seed in places
+            ]
+        asked = self.best.question
+        return [
+            self._cell(asked.size, asked.number, sweep.seed + seed, asked.learning_rate)
+            for seed in range(self.seeds, 1 + sweep.search.repeats)
+        ]
 
-    def faults(self, rates: tuple[float, float], min_steps: int) -> list[str]:
+    def faults(self, min_steps: int) -> list[str]:
         """In words, what keeps the profile's minimum from being trusted."""
         if self.best is None:
             return [f"budget {self.budget:g}: no completed run"]
@@ -63,32 +88,45 @@ class Profile:
         missing = [f"{n}x{d}" for n, d in self.window if (n, d) not in self.losses]
         if missing:
             found.append(f"no completed run at {', '.join(missing)}")
-        if not self.bracketed:
+        if min(self.sides) < MARGIN:
             found.append(
                 f"the minimum, {asked.size[0]}x{asked.size[1]}, has {self.sides[0]} completed "
                 f"sizes below and {self.sides[1]} above; {MARGIN} are wanted: extend shapes.ladder"
             )
-        if not rates[0] * EDGE <= asked.learning_rate <= rates[1] / EDGE:
+        if self.edge is not None:
             found.append(
-                f"the best learning rate, {asked.learning_rate:.3g}, is at the edge of "
-                f"[{rates[0]:g}, {rates[1]:g}]: widen search.learning_rate"
+                f"the best learning rate, {asked.learning_rate:.3g}, is on the edge of those tried "
+                f"at its size, {self.rates[0]:.3g} to {self.rates[1]:.3g}: raise search.trials or "
+                "cap.flops"
             )
         if self.best.steps < min_steps:
             found.append(f"the best run took {self.best.steps} steps, below {min_steps}")
         return [f"budget {self.budget:g}: {fault}" for fault in found]
 
+    def _grown(self, ladder: Sequence[Size]) -> Sequence[Size]:
+        """The window, widened along the ladder as far as the minimum asks for."""
+        below, above = (max(0, MARGIN - side) for side in self.sides)
+        places = [ladder.index(size) for size in self.window]
+        return ladder[max(0, min(places) - below) : max(places) + 1 + above]
 
-EDGE = 1.1
-"""A best rate within this factor of an end of the range is on its edge."""
+    def _neighbors(self) -> list[Size]:
+        """The best size and those beside it."""
+        assert self.best is not None
+        place = self.window.index(self.best.question.size)
+        return list(self.window[max(0, place - 1) : place + 2])
+
+    def _cell(self, size: Size, number: int, seed: int, rate: float) -> Cell:
+        return Cell(budget=self.budget, size=size, number=number, seed=seed, rate=rate)
 
 
 def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Profile:
-    """The profile of `budget` from what is completed."""
-    runs: dict[tuple[Size, float], list[float]] = defaultdict(list)
+    """The profile of `budget` from what was asked and what is completed."""
+    records = [r for r in ledger.records() if r.question.budget == budget]
+    runs: dict[tuple[Size, int], list[float]] = defaultdict(list)
     trials: list[Trial] = []
-    for record in ledger.records("completed"):
+    for record in records:
         last = ledger.last(record.key)
-        if record.question.budget == budget and last is not None:
+        if record.status == "completed" and last is not None:
             trials.append(space.trial(sweep, record.question, vocab_size))
             runs[_cell(trials[-1])].append(last.loss)
     means = {cell: fmean(found) for cell, found in runs.items()}
@@ -96,37 +134,25 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
     for (size, _), loss in means.items():
         losses[size] = min(loss, losses.get(size, loss))
     best = min(trials, key=lambda trial: means[_cell(trial)], default=None)
-    return Profile(budget=budget, window=window(ledger, budget) or (), losses=losses, best=best)
-
-
-def window(ledger: Ledger, budget: float) -> tuple[Size, ...] | None:
-    """The sizes asked for at a budget; None if it was not begun."""
-    stands = ledger.fact(_window_name(budget))
-    if stands is None:
-        return None
-    return tuple((layers, width) for layers, width in json.loads(stands))
-
-
-def write_window(ledger: Ledger, budget: float, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
-    """Write down the sizes asked for at a budget; return them."""
-    ledger.write_fact(_window_name(budget), json.dumps(sizes))
-    return sizes
+    asked = [record.question for record in records]
+    tried = [q.learning_rate for q in asked if best and q.size == best.question.size]
+    sizes = {question.size for question in asked}
+    return Profile(
+        budget=budget,
+        window=tuple(size for size in space.ladder(sweep, vocab_size) if size in sizes),
+        losses=losses,
+        best=best,
+        rates=(min(tried, default=0.0), max(tried, default=0.0)),
+        numbers={size: 1 + max(q.number for q in asked if q.size == size) for size in sizes},
+        seeds=len(runs[_cell(best)]) if best else 0,
+    )
 
 
 def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:
     """In words, what keeps the sweep's profiles from being trusted."""
-    return [
-        fault
-        for budget in sweep.budgets
-        for fault in profile(sweep, ledger, vocab_size, budget).faults(
-            sweep.search.learning_rate, sweep.min_steps
-        )
-    ]
+    profiles = (profile(sweep, ledger, vocab_size, budget) for budget in sweep.budgets)
+    return [fault for found in profiles for fault in found.faults(sweep.min_steps)]
 
 
-def _window_name(budget: float) -> str:
-    return f"window {budget:g}"
-
-
-def _cell(trial: Trial) -> tuple[Size, float]:
-    return trial.question.size, trial.question.learning_rate
+def _cell(trial: Trial) -> tuple[Size, int]:
+    return trial.question.size, trial.question.number

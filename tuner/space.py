@@ -1,13 +1,14 @@
 """From a budget to what may be tried at it: a ladder of real shapes, a trial's exact steps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any, Self
 
 from model.shape import Shape
-from tuner.config import Sweep, digest
+from tuner.config import Shapes, Sweep, digest
 
 Size = tuple[int, int]
 """(num_layers, d_model): how a ladder names a shape."""
@@ -41,6 +42,43 @@ class Question:
         """Its trial's name within the sweep."""
         layers, width = self.size
         return f"{self.budget:g}-{layers}x{width}-r{self.number}-s{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A question whose learning rate may still be open."""
+
+    budget: float
+    """FLOP."""
+    size: Size
+    """(num_layers, d_model)."""
+    number: int
+    """Counts the rates tried at this (budget, size) from 0."""
+    seed: int
+    """Of weights and data order."""
+    rate: float | None = None
+    """Learning rate; None leaves it to the search."""
+
+    def asked(self, learning_rate: float) -> Question:
+        """The question, its rate settled."""
+        return Question(
+            budget=self.budget, size=self.size, number=self.number, seed=self.seed,
+            learning_rate=learning_rate,
+        )  # fmt: skip
+
+    @property
+    def key(self) -> str:
+        """Its trial's name within the sweep."""
+        return self.asked(0.0).key
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """A cell from its fields, `size` as any pair."""
+        layers, width = fields["size"]
+        return cls(
+            budget=fields["budget"], size=(layers, width), number=fields["number"],
+            seed=fields["seed"], rate=fields["rate"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +116,14 @@ class Trial:
         return next(at for at in self.report_steps if at > step)
 
 
-@cache
 def shape(sweep: Sweep, size: Size, vocab_size: int) -> Shape:
     """The ladder's (num_layers, d_model) as a full shape."""
+    return _shape(sweep.shapes, size, vocab_size)
+
+
+@cache
+def _shape(options: Shapes, size: Size, vocab_size: int) -> Shape:
     num_layers, d_model = size
-    options = sweep.shapes
     return Shape(
         d_model=d_model,
         num_layers=num_layers,
@@ -143,6 +184,16 @@ def window(
     center = min(range(len(sizes)), key=lambda i: _off(sweep, budget, sizes[i], vocab_size, n_opt))
     first = min(max(0, center - count // 2), max(0, len(sizes) - count))
     return sizes[first : first + count]
+
+
+def cells(sweep: Sweep, budget: float, sizes: Sequence[Size]) -> list[Cell]:
+    """What is asked at a budget: sizes in turn, so that each has one rate before any has two."""
+    search = sweep.search
+    places = product(range(search.trials), sizes, range(search.seeds))
+    return [
+        Cell(budget=budget, size=size, number=number, seed=sweep.seed + seed)
+        for number, size, seed in places
+    ]
 
 
 def rates(sweep: Sweep, count: int) -> tuple[float, ...]:

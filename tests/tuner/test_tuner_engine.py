@@ -237,15 +237,17 @@ def test_what_stays_unsound_is_said(small, tmp_path):
         budgets=[1e14],
         shapes={"ladder": [[1, 16], [1, 24], [1, 32]], "per_budget": 3},
         law={"learning_rate": 10.0, "curvature": 0.5},
-        search={"sampler": "grid", "trials": 9, "warm_start": False},
+        search={"sampler": "grid", "warm_start": False},
+        cap={"flops": 1e15},
         min_steps=10**9,
     )
     simulate.simulate(sweep, tmp_path, slots=2)
     ledger = Ledger(tmp_path / "ledger.db")
     said = "\n".join(soundness.faults(sweep, ledger, 256))
     ledger.close()
-    assert "2 completed sizes below and 0 above; 2 are wanted" in said
+    assert "completed sizes below and" in said
     assert "below 1000000000" in said
+    assert "is on the edge of those tried at its size" in said
 
 
 def test_optuna_hears_the_truth(small, tmp_path):
@@ -282,3 +284,32 @@ def test_seeds_share_their_rate(small, tmp_path):
     cells = found.groupby(found["trial"].str.rsplit("-", n=1).str[0])
     assert all(set(cell["seed"]) == {0, 1} for _, cell in cells)
     assert all(len(set(cell["learning_rate"])) == 1 for _, cell in cells)
+
+
+def test_a_range_that_misses_the_best_rate_is_extended(small, tmp_path):
+    sweep = small(
+        budgets=[1e14],
+        search={"sampler": "grid", "trials": 3, "learning_rate": [2e-3, 8e-3], "repeats": 0},
+        law={"learning_rate": 0.03, "curvature": 0.3, "noise": 0.001},
+        cap={"flops": 1e17},
+    )
+    simulate.simulate(sweep, tmp_path, slots=2)
+    ledger = Ledger(tmp_path / "ledger.db")
+    profile = soundness.profile(sweep, ledger, 256, 1e14)
+    assert profile.rates[1] > 0.03
+    assert 0.015 < profile.best.question.learning_rate < 0.06
+    assert soundness.faults(sweep, ledger, 256) == []
+    ledger.close()
+
+
+def test_the_best_cell_is_run_with_another_seed(small, tmp_path):
+    sweep = small(cap={"flops": 1e17}, search={"repeats": 2})
+    simulate.simulate(sweep, tmp_path, slots=3)
+    found = table(sweep, tmp_path)
+    ledger = Ledger(tmp_path / "ledger.db")
+    for budget in sweep.budgets:
+        best = soundness.profile(sweep, ledger, 256, budget).best.question
+        mine = found[(found["budget"] == budget) & (found["learning_rate"] == best.learning_rate)]
+        seeds = mine[(mine["d_model"] == best.size[1]) & (mine["status"] == "completed")]["seed"]
+        assert set(seeds) == {0, 1, 2}
+    ledger.close()

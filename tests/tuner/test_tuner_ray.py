@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """The run table without what no configuration decides, nor the commit: it may move meanwhile."""
+    """The run table without what no configuration decides, nor the commit, which may move."""
     found = pd.read_parquet(folder / "trials.parquet")
     return found.drop(columns=[*runs.VOLATILE, "commit"])
 
