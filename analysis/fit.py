@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from analysis.allocation import allocation_fit
 from analysis.approaches import Draws, UnsupportedError
@@ -38,6 +39,7 @@ REPLICATES = 1000
 """Bootstrap draws by default: ends of a 95 % interval are good to about 5 % of its width."""
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit(
     runs: Runs,
     *,

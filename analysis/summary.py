@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from analysis.laws import AllocationLaw
 from analysis.results import Fit
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ def of_fit(fit: Fit) -> str:
             "  95 % [{:.6g}, {:.6g}]".format(*fit.intervals[name]) if name in fit.intervals else ""
         )
         lines.append(f"  {name:<7}{estimate:<14.7g}{error}{low_high}")
+    if isinstance(fit.law, AllocationLaw):
+        lines += [
+            f"  {point.budget:.4g} FLOP: N_opt {point.params:.5g}, D_opt {point.tokens:.5g}, "
+            f"loss {point.loss:.5g}"
+            for point in fit.points
+        ]
     if (proof := fit.certificate) is not None:
         lines.append(
             f"  converged: gradient {proof.gradient:.1e}, Hessian condition {proof.condition:.1e}, "

@@ -146,6 +146,8 @@ def test_the_summary_says_what_cannot_be_trusted(fits):
     assert "skipped (needs training curves" in text
     assert "more than 10 times the largest budget measured" in text
     assert f"follow {fits.chosen}" in text
+    point = fits["parabola"].points[0]
+    assert f"{point.budget:.4g} FLOP: N_opt {point.params:.5g}, D_opt {point.tokens:.5g}" in text
 
 
 def test_one_budget_is_refused_with_every_reason():
