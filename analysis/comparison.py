@@ -54,8 +54,13 @@ class Fits:
     warnings: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Fit:
-        """The fit of one approach."""
-        return next(fit for fit in self.approaches if fit.name == name)
+        """The fit of one approach. Raises `KeyError` where it was not asked for."""
+        for fit in self.approaches:
+            if fit.name == name:
+                return fit
+        raise KeyError(
+            f"{name!r} was not fitted; there are {[fit.name for fit in self.approaches]}"
+        )
 
     @property
     def best(self) -> Fit:

@@ -80,7 +80,9 @@ def _curves(runs: Runs) -> pd.DataFrame:
     if runs.curves is None or "trial" not in runs.table.columns:
         raise UnsupportedError("needs training curves (a table `curves` beside the runs)")
     sizes = runs.table[["trial", "params"]].drop_duplicates("trial")
-    curves = runs.curves[["trial", "flops", "tokens", "loss"]].merge(sizes, on="trial")
+    curves = runs.curves[["trial", "flops", "tokens", "loss"]]
+    # A CSV may have read keys as numbers on one side only.
+    curves = curves.astype({"trial": str}).merge(sizes.astype({"trial": str}), on="trial")
     curves = curves[(curves["flops"] > 0) & (curves["loss"] > 0)]
     if curves.empty:
         raise UnsupportedError("no curve belongs to a completed run")

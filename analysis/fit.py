@@ -52,8 +52,9 @@ def fit(
     """Fit every approach (or those named) to `runs`.
 
     `at` names more budgets at which N_opt and D_opt are wanted, FLOP; `replicates` bootstrap
-    draws give the intervals (0: none), by the `bootstrap` named or by default pairs for 100 trials
-    and residuals for fewer. An approach the table cannot support is `skipped`.
+    draws give the intervals (0: none). `bootstrap` names how approach 3 resamples, by default pairs
+    for 100 trials and residuals for fewer; profiles redraw residuals, the envelope whole curves. An
+    approach the table cannot support is `skipped`.
 
     Raises:
         RunTableError: no approach can be supported; the reasons are its faults.

@@ -8,6 +8,9 @@ from analysis.results import Fit
 if TYPE_CHECKING:
     from analysis.comparison import Fits
 
+SHOWN = 12
+"""Points listed of one approach: the hull of training curves has hundreds."""
+
 
 def of_fit(fit: Fit) -> str:
     """One approach: its parameters with errors and intervals, its certificate, its warnings."""
@@ -28,8 +31,9 @@ def of_fit(fit: Fit) -> str:
         lines += [
             f"  {point.budget:.4g} FLOP: N_opt {point.params:.5g}, D_opt {point.tokens:.5g}, "
             f"loss {point.loss:.5g}"
-            for point in fit.points
+            for point in fit.points[:SHOWN]
         ]
+        lines += [f"  … and {len(fit.points) - SHOWN} more"] * (len(fit.points) > SHOWN)
     if (proof := fit.certificate) is not None:
         lines.append(
             f"  converged: gradient {proof.gradient:.1e}, Hessian condition {proof.condition:.1e}, "

@@ -117,6 +117,14 @@ def test_the_same_seed_gives_the_same_digits(tuned_runs, fits):
     )
 
 
+@pytest.mark.parametrize("bootstrap", ["pairs", "wild", "residual"])
+def test_a_bootstrap_may_be_named(tuned_runs, bootstrap):
+    found = fit(tuned_runs, approaches=["chinchilla"], replicates=60, bootstrap=bootstrap).best
+    low, high = found.intervals["a"]
+    assert low < found.a < high
+    assert 0.001 < found.bse["a"] < 0.05
+
+
 def test_disagreement_is_measured_against_the_chosen_law(fits):
     for record in fits.disagreement:
         sizes = {one.name: one.n_opt(record.budget) for one in fits.approaches if one.law}
@@ -168,6 +176,11 @@ def test_one_ratio_cannot_tell_alpha_from_beta():
         fit(Runs.of(table), approaches=["chinchilla"])
 
 
+def test_an_approach_that_was_not_asked_for_is_no_key(fits):
+    with pytest.raises(KeyError, match="parabolla"):
+        fits["parabolla"]
+
+
 def test_unknown_approaches_are_named(tuned_runs):
     with pytest.raises(ValueError, match="parabolla"):
         fit(tuned_runs, approaches=["parabolla"])
@@ -209,6 +222,7 @@ def test_the_envelope_of_curves():
     runs = Runs.of(table, curves=frame(rows, CURVE_COLUMNS))
     found = fit(runs, approaches=["envelope"], replicates=20)["envelope"]
     assert found.a == pytest.approx(PLAIN.a, abs=0.02)
+    assert {point.params for point in found.points} <= set(sizes[1:-1])
     assert found.status.state == "doubtful"
     assert "middle of a decaying schedule" in found.status.reason
 
