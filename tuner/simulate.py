@@ -8,7 +8,7 @@ from pathlib import Path
 from model.progress import Progress
 from tuner import plan
 from tuner.backends import contract
-from tuner.backends.contract import Job
+from tuner.backends.contract import AttemptError, Job
 from tuner.config import Sweep
 from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
@@ -22,10 +22,15 @@ def simulate(sweep: Sweep, folder: Path, *, slots: int = 1) -> float:
     sweep that was interrupted in `folder` goes on.
 
     Args:
-        sweep: its backend is `law`.
+        sweep: its backend is `law` or `replay`.
         folder: gets ledger.db and study.db.
         slots: trials at once.
+
+    Raises:
+        ValueError: attempts are to hang; simulated time would stand still with them.
     """
+    if sweep.backend == "law" and sweep.law.faults.hangs:
+        raise ValueError("law.faults.hangs is for real time only")
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.db")
     vocab_size = plan.vocabulary(sweep)
@@ -53,28 +58,32 @@ class _Clock:
 
     def run(self) -> float:
         """Until nothing is left."""
-        while self._fill() or self._due:
+        self._fill()
+        while self._due:
             self.now, _, key, progress, rest = heapq.heappop(self._due)
             if self.engine.report(key, progress, {"device": "simulated"}):
                 self._schedule(key, progress.flops, rest)
+            self._fill()
         return self.now
 
-    def _fill(self) -> bool:
-        """Start trials in free slots; False if none could be started."""
-        started = False
+    def _fill(self) -> None:
+        """Start trials in free slots."""
         while len(self._due) < self.slots:
             trial = self.engine.ask()
             if isinstance(trial, Nothing):
                 break
-            run = contract.start(self.job, trial)
+            attempt = self.engine.ledger.record(trial.key).attempts
+            run = contract.start(self.job, trial, attempt=attempt)
             last = self.engine.ledger.last(trial.key)
             if last is not None:
                 run.restore({"step": last.step})
             self._schedule(trial.key, last.flops if last else 0, iter(run))
-            started = True
-        return started
 
     def _schedule(self, key: str, spent: int, rest: Iterator[Progress]) -> None:
-        progress = next(rest)
+        try:
+            progress = next(rest)
+        except AttemptError as error:
+            self.engine.fail(key, f"{type(error).__name__}: {error}")
+            return
         due = self.now + (progress.flops - spent) / self.job.sweep.resources.flops_per_second
         heapq.heappush(self._due, (due, next(self._tie), key, progress, rest))

@@ -220,6 +220,7 @@ class _Searcher(Searcher):
         return {
             "key": trial.key,
             "asked": asdict(trial.question),
+            "attempt": self.driver.engine.ledger.record(trial.key).attempts,
             **_shown(trial),
         }
 

@@ -18,11 +18,12 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
     """Run one trial to its end, or until the scheduler stops it at a report.
 
     Args:
-        config: `asked`, the fields of the question; and columns for people to read.
+        config: `asked`, the fields of the question; `attempt`, which of its starts this is, counted
+            from 1; and columns for people to read.
         job: what all trials of the sweep share.
     """
     trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
-    run = contract.start(job, trial)
+    run = contract.start(job, trial, attempt=config["attempt"])
     for progress in attempt(run, checkpoint_path(job, trial.key)):
         tune.report(_result(trial.key, progress, job, run.device))
 

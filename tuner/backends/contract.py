@@ -46,13 +46,21 @@ class Run(Protocol):
         ...
 
 
-def start(job: Job, trial: Trial) -> Run:
-    """A run of `trial` by the sweep's backend."""
-    # Imported here: a sweep on a law needs no torch.
+class AttemptError(Exception):
+    """An attempt that cannot go on; `Engine.fail` decides whether there is another."""
+
+
+def start(job: Job, trial: Trial, *, attempt: int = 1) -> Run:
+    """A run of `trial` by the sweep's backend; `attempt` counts its starts from 1."""
+    # Imported here: a sweep on a law or a record needs no torch.
     if job.sweep.backend == "law":
         from tuner.backends.law import LawRun  # noqa: PLC0415
 
-        return LawRun(job, trial)
+        return LawRun(job, trial, attempt)
+    if job.sweep.backend == "replay":
+        from tuner.backends.replay import ReplayRun  # noqa: PLC0415
+
+        return ReplayRun(job, trial)
     from tuner.backends.train import TrainRun  # noqa: PLC0415
 
     return TrainRun(job, trial)
