@@ -308,7 +308,8 @@ def train(
     from tuner import single
     from tuner.config import load
 
-    sweep = load(sweep_file, [*(settings or ()), f"budgets=[{budget!r}]"])
+    alone = ["design=isoflop", "grid.tokens=[]", f"budgets=[{budget!r}]"]
+    sweep = load(sweep_file, [*(settings or ()), *alone])
     for progress in single.train(sweep, size, budget, learning_rate, seed, folder):
         talk.print(
             f"step {progress.step}  {progress.tokens:,} tokens  {progress.flops:.3g} FLOP  "

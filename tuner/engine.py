@@ -83,17 +83,18 @@ class Engine:
 
     def _cells(self) -> Iterator[Cell]:
         """Every cell: the plan's, smallest budgets first; then what makes profiles sound."""
-        for budget in self.sweep.budgets:
+        budgets = space.budgets(self.sweep, self.vocab_size)
+        for budget in budgets:
             yield from space.cells(self.sweep, budget, self._window(budget))
-        if self.sweep.search.extend:
-            for budget in self.sweep.budgets:
+        if self.sweep.search.extend and self.sweep.design == "isoflop":
+            for budget in budgets:
                 yield from self._extension(budget)
 
     # --- what the sweep has learned
 
     def _window(self, budget: float) -> tuple[Size, ...]:
         """The sizes planned at a budget: settled when first needed, the same ever after."""
-        name = f"window {budget:g}"
+        name = f"window {budget!r}"
         stands = self.ledger.fact(name)
         if stands is None:
             n_opt = self._predicted_n_opt(budget) if self.sweep.search.warm_start else None
@@ -103,12 +104,12 @@ class Engine:
 
     def _extension(self, budget: float) -> list[Cell]:
         """The cells added to a budget's plan; once all ended, those still wanted are added."""
-        name = f"extension {budget:g}"
+        name = f"extension {budget!r}"
         stands = json.loads(self.ledger.fact(name) or "[]")
         if not any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
             known = self.ledger.keys()
             wanted = self._profile(budget).wanted(
-                self.sweep, space.ladder(self.sweep, self.vocab_size)
+                self.sweep, space.offered(self.sweep, budget, self.vocab_size)
             )
             stands += [asdict(cell) for cell in wanted if cell.key not in known]
             self.ledger.write_fact(name, json.dumps(stands))
@@ -139,7 +140,8 @@ class Engine:
 
     def _best_below(self, budget: float) -> Trial | None:
         """The best completed trial of the largest smaller budget whose every size has one."""
-        for smaller in reversed([b for b in self.sweep.budgets if b < budget]):
+        budgets = space.budgets(self.sweep, self.vocab_size)
+        for smaller in reversed([b for b in budgets if b < budget]):
             profile = self._profile(smaller)
             if set(self._window(smaller)) <= set(profile.losses):
                 return profile.best

@@ -27,6 +27,10 @@ class BudgetPlan:
     """Fewest and most optimizer steps of a trial."""
     flops: float
     """At most, FLOP."""
+    flops_exact: float
+    """Of every trial in full, every matrix product counted, FLOP."""
+    flops_6nd: float
+    """Of every trial in full, as 6 · N · D with N non-embedding, FLOP."""
     flops_expected: float
     """With pruning, FLOP."""
 
@@ -40,6 +44,10 @@ class Plan:
     trials: int
     flops: float
     """Of the planned trials, at most, FLOP."""
+    flops_exact: float
+    """Of the planned trials in full, every matrix product counted, FLOP."""
+    flops_6nd: float
+    """Of the planned trials in full, as 6 · N · D with N non-embedding, FLOP."""
     cap: float
     """What the ledger will never exceed, FLOP; extension and retries spend what pruning saves."""
     flops_expected: float
@@ -55,14 +63,20 @@ class Plan:
         return asdict(self)
 
 
-def plan(sweep: Sweep) -> Plan:
+def plan(sweep: Sweep, vocab_size: int | None = None) -> Plan:
     """Count the sweep.
+
+    Args:
+        sweep: what to count.
+        vocab_size: distinct tokens, where the corpus is known; left out: by the tokenizer's name.
 
     Raises:
         ConfigError: a trial would not get one whole step, or the cap buys no trial at all.
     """
-    vocab_size = vocabulary(sweep)
-    budgets = tuple(_budget(sweep, budget, vocab_size) for budget in sweep.budgets)
+    vocab_size = vocab_size or vocabulary(sweep)
+    budgets = tuple(
+        _budget(sweep, budget, vocab_size) for budget in space.budgets(sweep, vocab_size)
+    )
     total = sum(b.flops for b in budgets)
     limit = sweep.cap.flops or total * (1 + RETRIES)
     _refuse(sweep, budgets, limit)
@@ -72,6 +86,8 @@ def plan(sweep: Sweep) -> Plan:
         budgets=budgets,
         trials=sum(b.trials for b in budgets),
         flops=total,
+        flops_exact=sum(b.flops_exact for b in budgets),
+        flops_6nd=sum(b.flops_6nd for b in budgets),
         cap=limit,
         flops_expected=min(limit, sum(b.flops_expected for b in budgets)),
         hours=hours,
@@ -106,6 +122,8 @@ def _budget(sweep: Sweep, budget: float, vocab_size: int) -> BudgetPlan:
         tokens=(min(t.tokens for t in trials), max(t.tokens for t in trials)),
         steps=(min(t.steps for t in trials), max(t.steps for t in trials)),
         flops=budget * each * len(trials),
+        flops_exact=float(each * sum(t.tokens * t.shape.flops_per_token("exact") for t in trials)),
+        flops_6nd=float(each * sum(t.tokens * t.shape.flops_per_token("6ND") for t in trials)),
         flops_expected=sum(t.flops for t in trials) * sweep.search.seeds * _share(sweep),
     )
 
@@ -128,11 +146,16 @@ def _refuse(sweep: Sweep, budgets: tuple[BudgetPlan, ...], limit: float) -> None
         f"`budgets`: {b.budget:g} FLOP buy no whole step of the largest of its shapes "
         f"{b.shapes}; raise the budget, or lower training.batch_size or the ladder"
         for b in budgets
-        if b.steps[0] < 1
+        if b.steps[0] < 1 and b.budget
     ]
-    if limit < sweep.budgets[0]:
+    if not budgets[0].budget:
         faults.append(
-            f"`cap.flops` = {limit:g} buys no trial at the smallest budget, {sweep.budgets[0]:g}"
+            f"`grid.tokens`: {sweep.grid.tokens[0]} are no whole step; raise them, or lower "
+            "training.batch_size or shapes.context_length"
+        )
+    if limit < budgets[0].budget:
+        faults.append(
+            f"`cap.flops` = {limit:g} buys no trial at the smallest budget, {budgets[0].budget:g}"
         )
     if faults:
         raise ConfigError("\n".join(f"{sweep.name}: {fault}" for fault in faults))
@@ -150,7 +173,7 @@ def _warnings(
     few = [
         f"budget {b.budget:g}: {len(b.shapes)} sizes cannot bracket a minimum by two on each side"
         for b in budgets
-        if len(b.shapes) < 5
+        if len(b.shapes) < 5 and sweep.design == "isoflop"
     ]
     over = []
     if total > limit:

@@ -13,14 +13,19 @@ def show(plan: Plan, console: Console) -> None:
     for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "FLOP", "likely"):
         table.add_column(heading, justify="right", no_wrap=True)
     for b in plan.budgets:
-        first, last = b.shapes[0], b.shapes[-1]
+        ends = [f"{layers}x{width}" for layers, width in (b.shapes[0], b.shapes[-1])]
         table.add_row(
-            f"{b.budget:g}", str(b.trials),
-            f"{first[0]}x{first[1]}-{last[0]}x{last[1]}",
-            _range(b.params), _range(b.tokens), _range(b.steps),
+            f"{b.budget:.3g}", str(b.trials), _range(*ends), *(
+                _range(_short(low), _short(high)) for low, high in (b.params, b.tokens, b.steps)
+            ),
             f"{b.flops:.3g}", f"{b.flops_expected:.3g}",
         )  # fmt: skip
     console.print(table)
+    console.print(
+        f"In full the trials take {plan.flops_exact:.3g} FLOP by every matrix product, "
+        f"{plan.flops_6nd:.3g} by 6ND.",
+        highlight=False,
+    )
     money = f", {plan.money:.2f} at the price given" if plan.money else ""
     console.print(
         f"At most {plan.cap:.3g} FLOP, retries and extensions included; "
@@ -32,8 +37,8 @@ def show(plan: Plan, console: Console) -> None:
         console.print(f"warning: {warning}", markup=False, highlight=False)
 
 
-def _range(pair: tuple[int, int]) -> str:
-    return f"{_short(pair[0])}-{_short(pair[1])}"
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low}-{high}"
 
 
 def _short(count: float) -> str:

@@ -238,10 +238,9 @@ def _before_the_end(
     """Shares and losses of a run's curve; its end is told by its row."""
     if curve is None:
         return np.empty(0), np.empty(0)
-    done = curve.index.to_numpy(dtype=np.float64)
-    end = max(float(done[-1]), _number(row, PROGRESS[str(curve.index.name)]) or 0.0)
-    shares: NDArray[np.float64] = done / end
-    losses = curve.to_numpy(dtype=np.float64)
+    done = np.asarray(curve.index, dtype=np.float64)
+    losses = np.asarray(curve, dtype=np.float64)
+    shares = done / max(float(done[-1]), _number(row, PROGRESS[str(curve.index.name)]) or 0.0)
     return shares[shares < 1], losses[shares < 1]
 
 

@@ -33,7 +33,8 @@ class Studies:
         self.sweep = sweep
         self.vocab_size = vocab_size
         self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-        self._studies = {budget: self._study(budget) for budget in sweep.budgets}
+        self._budgets = space.budgets(sweep, vocab_size)
+        self._studies = {budget: self._study(budget) for budget in self._budgets}
 
     def propose(self, cell: Cell, rate: float | None) -> tuple[float, int]:
         """The learning rate of a question whose rate is open, and its number in the Optuna study.
@@ -141,5 +142,5 @@ class Studies:
 
     def _stream(self, budget: float, *place: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(
-            self.sweep.seed, spawn_key=(self.sweep.budgets.index(budget), *place)
+            self.sweep.seed, spawn_key=(self._budgets.index(budget), *place)
         )

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from model.shape import Shape
-from tuner.config import Shapes, Sweep, digest
+from model.shape import Convention, Shape
+from tuner.config import ConfigError, Shapes, Sweep, digest
+
+if TYPE_CHECKING:
+    from tuner.recording import Recording
 
 Size = tuple[int, int]
 """(num_layers, d_model): how a ladder names a shape."""
@@ -147,8 +150,13 @@ def _heads(d_model: int, head_size: int) -> int:
 def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
     """The trial that answers `question`."""
     full = shape(sweep, question.size, vocab_size)
-    batch_size = sweep.batch_size(question.budget)
-    steps = full.steps(question.budget, batch_size, sweep.convention)
+    if sweep.design == "grid":
+        tokens = _grid(sweep, vocab_size)[question.budget, question.size]
+        batch_size = sweep.batch_size(tokens)
+        steps = _whole_steps(tokens, batch_size, full)
+    else:
+        batch_size = sweep.batch_size(question.budget)
+        steps = full.steps(question.budget, batch_size, sweep.convention)
     reports = {max(1, round(share * steps)) for share in sweep.report_fractions}
     return Trial(
         question=question,
@@ -160,12 +168,32 @@ def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
     )
 
 
+def budgets(sweep: Sweep, vocab_size: int) -> tuple[float, ...]:
+    """FLOPs given to trials, rising: as written, or those of a grid's crossings."""
+    if sweep.design == "grid":
+        return tuple(sorted({budget for budget, _ in _grid(sweep, vocab_size)}))
+    return sweep.budgets
+
+
 def ladder(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
-    """The whole ladder, fewest weights first: as written, or built around the predicted optima."""
-    sizes = sweep.shapes.ladder or _built(sweep, vocab_size)
+    """The whole ladder, fewest weights first: as written, recorded, or built around the optima."""
+    sizes = sweep.shapes.ladder or _recorded(sweep) or _built(sweep, vocab_size)
     return tuple(
         sorted(sizes, key=lambda size: shape(sweep, size, vocab_size).params_non_embedding)
     )
+
+
+def offered(sweep: Sweep, budget: float, vocab_size: int) -> tuple[Size, ...]:
+    """The sizes of the ladder that make sense at `budget`: in a grid those that cross there, for
+    a replay those that are on record there."""
+    sizes = ladder(sweep, vocab_size)
+    if sweep.design == "grid":
+        return tuple(size for size in sizes if (budget, size) in _grid(sweep, vocab_size))
+    if sweep.backend == "replay":
+        record = _record(sweep)
+        params = {size: shape(sweep, size, vocab_size).params_non_embedding for size in sizes}
+        return tuple(size for size in sizes if record.holds(budget, params[size]))
+    return sizes
 
 
 def window(
@@ -178,8 +206,16 @@ def window(
         budget: FLOP.
         vocab_size: distinct tokens.
         n_opt: predicted optimum, non-embedding weights; left out: where `tokens_per_param` puts it.
+
+    Raises:
+        ConfigError: nothing is on record at this budget.
     """
-    sizes = ladder(sweep, vocab_size)
+    sizes = offered(sweep, budget, vocab_size)
+    if not sizes:
+        raise ConfigError(
+            f"{sweep.name}: budget {budget:g}: {sweep.replay.table} holds no size within a factor "
+            f"of {sweep.replay.within:g}; drop the budget, or widen replay.within or shapes.ladder"
+        )
     count = sweep.shapes.per_budget or len(sizes)
     center = min(range(len(sizes)), key=lambda i: _off(sweep, budget, sizes[i], vocab_size, n_opt))
     first = min(max(0, center - count // 2), max(0, len(sizes) - count))
@@ -204,14 +240,62 @@ def rates(sweep: Sweep, count: int) -> tuple[float, ...]:
 
 def config_hash(sweep: Sweep, trial: Trial, provenance: dict[str, str]) -> str:
     """Stands for everything a row is a function of: configuration, seed, data, precision."""
-    settings = sweep.law if sweep.backend == "law" else sweep.training
     asked = (
         trial.question.budget, trial.question.learning_rate, trial.question.seed, trial.shape,
         trial.batch_size, trial.steps, trial.report_steps, sweep.backend, sweep.convention,
-        sweep.data.held_out_tokens, settings.model_dump(mode="json", exclude={"batch_size"}),
-        provenance,
+        sweep.data.held_out_tokens, *_answering(sweep), provenance,
     )  # fmt: skip
     return digest([repr(part) for part in asked])
+
+
+def _answering(sweep: Sweep) -> tuple[object, ...]:
+    """The settings of the sweep's backend that its answers are a function of."""
+    if sweep.backend == "replay":
+        return sweep.replay.match, sweep.replay.within, _record(sweep).fingerprint
+    settings = sweep.law if sweep.backend == "law" else sweep.training
+    pretended = {"seconds_per_trial", "flops_per_second", "faults"}
+    return (settings.model_dump(mode="json", exclude={"batch_size", *pretended}),)
+
+
+def _record(sweep: Sweep) -> "Recording":
+    from tuner import recording  # noqa: PLC0415  planning other sweeps needs no pandas
+
+    return recording.of(sweep)
+
+
+def _recorded(sweep: Sweep) -> tuple[Size, ...]:
+    return _record(sweep).sizes if sweep.backend == "replay" else ()
+
+
+# --- a grid: every crossing of a size and a number of tokens is a budget of its own
+
+
+def _grid(sweep: Sweep, vocab_size: int) -> Mapping[tuple[float, Size], int]:
+    """The number of tokens asked for, by (budget, size)."""
+    batch_sizes = tuple(sweep.batch_size(tokens) for tokens in sweep.grid.tokens)
+    return _crossings(
+        sweep.shapes, tuple(zip(sweep.grid.tokens, batch_sizes, strict=True)), sweep.convention,
+        vocab_size,
+    )  # fmt: skip
+
+
+@cache
+def _crossings(
+    options: Shapes, levels: tuple[tuple[int, int], ...], convention: Convention, vocab_size: int
+) -> Mapping[tuple[float, Size], int]:
+    found: dict[tuple[float, Size], int] = {}
+    for (tokens, batch_size), size in product(levels, options.ladder):
+        full = _shape(options, size, vocab_size)
+        steps = _whole_steps(tokens, batch_size, full)
+        flops = steps * full.flops_per_step(batch_size, convention)
+        # Beyond 2**53 a float may fall below; a trial never spends more than its budget.
+        budget = float(flops) if float(flops) >= flops else math.nextafter(flops, math.inf)
+        found[budget, size] = tokens
+    return found
+
+
+def _whole_steps(tokens: int, batch_size: int, full: Shape) -> int:
+    return tokens // (batch_size * full.context_length)
 
 
 def _off(sweep: Sweep, budget: float, size: Size, vocab_size: int, n_opt: float | None) -> float:

@@ -105,17 +105,19 @@ def open_folder(folder: Path) -> tuple[Sweep, Ledger, Provenance]:
 
 def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     """The status a ledger shows."""
-    by_budget: dict[float, list[Record]] = {b.budget: [] for b in plan.plan(sweep).budgets}
+    settled = read(ledger)
+    counted = plan.plan(sweep, settled.vocab_size if settled else None)
+    by_budget: dict[float, list[Record]] = {b.budget: [] for b in counted.budgets}
     for record in ledger.records():
         by_budget[record.question.budget].append(record)
-    planned = {b.budget: b.trials for b in plan.plan(sweep).budgets}
+    planned = {b.budget: b.trials for b in counted.budgets}
     budgets = tuple(_budget(b, planned[b], records, ledger) for b, records in by_budget.items())
     records = [record for some in by_budget.values() for record in some]
     lasts = [ledger.last(record.key) for record in records]
     return SweepStatus(
         name=sweep.name,
         budgets=budgets,
-        cap=plan.plan(sweep).cap,
+        cap=counted.cap,
         charged=sum(r.charged for r in records),
         reserved=sum(r.reserved for r in records),
         seconds=sum(last.seconds for last in lasts if last),

@@ -59,7 +59,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         corpus = corpora.of(sweep, folder.parent) if sweep.backend == "train" else None
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
-        engine = Engine(sweep, ledger, studies, cap=plan.plan(sweep).cap)
+        engine = Engine(sweep, ledger, studies, cap=plan.plan(sweep, provenance.vocab_size).cap)
         with _ray(sweep, address):
             job = Job(
                 sweep=sweep,
