@@ -2,14 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import tomli_w
+from running import Running
 
 from analysis import runs
 from tuner import plan, simulate, space, status
@@ -161,56 +159,6 @@ def open_ledger(folder):
     from tuner.ledger import Ledger
 
     return Ledger(folder / "ledger.db")
-
-
-class Running:
-    """A sweep in a process of its own."""
-
-    def __init__(self, log: Path, *arguments: str) -> None:
-        self.log = log
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tuner.cli", *arguments],
-                stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    def wait_for(self, folder: Path, ended: int) -> None:
-        """Until so many trials of the sweep in `folder` ended."""
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if (folder / "ledger.db").exists():
-                ledger = open_ledger(folder)
-                counts = ledger.counts()
-                ledger.close()
-                if sum(counts.get(name, 0) for name in ("completed", "pruned")) >= ended:
-                    return
-            time.sleep(0.1)
-        raise AssertionError(f"{folder}: {ended} trials never ended:\n{self.log.read_text()}")
-
-    def workers(self) -> list[int]:
-        """Process ids of the actors that run trials, among our descendants."""
-        children: dict[int, list[int]] = {}
-        names: dict[int, str] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                try:
-                    stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                    names[int(entry.name)] = (entry / "cmdline").read_text()
-                except OSError:
-                    continue
-                children.setdefault(int(stat[1]), []).append(int(entry.name))
-        found, queue = [], [self.process.pid]
-        while queue:
-            pid = queue.pop()
-            queue += children.get(pid, [])
-            if names.get(pid, "").startswith("ray::ImplicitFunc"):
-                found.append(pid)
-        return found
-
-    def output(self) -> str:
-        """Everything it said, once it is over."""
-        self.process.wait(timeout=240)
-        return self.log.read_text()
 
 
 @pytest.fixture(scope="module")
