@@ -11,7 +11,9 @@ from analysis.parametric import solve
 from analysis.problem import Problem
 from analysis.results import Fit, FitError
 
-DEFAULTS = ("chinchilla", "parabola", "cubic", "akima", "argmin", "envelope", "argmin_raw")
+DEFAULTS = (
+    "chinchilla", "skaling", "cubic", "parabola", "akima", "argmin", "envelope", "argmin_raw",
+)  # fmt: skip
 """Followed in this order where no validation is possible."""
 HELD_OUT = (0.1, 0.2, 0.35)
 """Shares of the runs, largest budgets first, that the folds hold out."""
@@ -74,7 +76,9 @@ def choose(fits: Sequence[Fit], validation: Sequence[Validation]) -> tuple[str, 
         return "chinchilla", f"the coupled law extrapolates no better than Chinchilla's: {shown}"
     order = [name for pool in (trusted, fitted) for name in DEFAULTS if name in pool]
     chosen = next(iter([*order, *sorted(fitted)]))
-    return chosen, (
-        "too few runs to compare laws by extrapolation: the first of "
-        f"{', '.join(DEFAULTS)} that could be trusted"
+    words = (
+        "the two laws could not be compared by extrapolation"
+        if not validation
+        else ("not both laws could be trusted")
     )
+    return chosen, f"{words}: the first that can be trusted of {', '.join(DEFAULTS)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis import objectives
+from analysis.adequacy import lack_of_fit
 from analysis.approaches import Draws, UnsupportedError, spread
 from analysis.cells import Cells
 from analysis.laws import Array, LossLaw
@@ -21,6 +22,8 @@ from analysis.uncertainty import (
     residuals,
 )
 
+ADEQUATE = 0.01
+"""p-value below which a law is said not to fit the profiles."""
 SHOWN_BUDGETS = 12
 """Points shown of a law fitted to a table without isoFLOP profiles."""
 
@@ -63,8 +66,9 @@ def loss_fit(
     drawn = None
     if len(points):
         drawn = replace(law(points, problem.centers), **cost)
+    status = _loss_status(found, points, approach.box, lack_of_fit(cells, fitted))
     return Fit(
-        at=at, name=name, law=fitted, status=_loss_status(found, points, approach.box),
+        at=at, name=name, law=fitted, status=status,
         objective=found.value, objective_name=approach.objective.name,
         points=_law_points(fitted, cells), certificate=found.certificate,
         warnings=_cost_warning(fitted), noise=left.noise, **spread(drawn),
@@ -98,7 +102,7 @@ def _loss_draws(
     return np.concatenate(found) if found else np.empty((0, len(LETTERS)))
 
 
-def _loss_status(found: Solution, points: Array, box: Box) -> FitStatus:
+def _loss_status(found: Solution, points: Array, box: Box, misfit: float | None) -> FitStatus:
     doubts = [f"{letter} ended on its bound" for letter in found.certificate.bounds]
     if not found.certificate.positive_definite:
         doubts.append("the Hessian at the optimum is not positive definite")
@@ -106,6 +110,10 @@ def _loss_status(found: Solution, points: Array, box: Box) -> FitStatus:
     if stuck > UNIDENTIFIED_SHARE:
         doubts.append(
             f"{stuck:.0%} of bootstrap draws end on a bound: the runs do not identify the law"
+        )
+    if misfit is not None and misfit < ADEQUATE:
+        doubts.append(
+            f"the profiles differ from the law by more than their noise (F test, p = {misfit:.1e})"
         )
     return FitStatus(state="doubtful" if doubts else "ok", reason="; ".join(doubts))
 

@@ -105,7 +105,10 @@ def predict(runs: Runs, fits: Fits, budget: float, *, shape: bool = True) -> Pre
         learning_rate=rate,
         batch_size=batch_size,
         approach=best.name,
-        warnings=tuple(_warnings(fits, points, budget, tokens, batch_size, around)),
+        warnings=(
+            *_warnings(fits, points, budget, tokens, batch_size, around),
+            *_loss_warnings(source, best),
+        ),
     )
 
 
@@ -114,15 +117,27 @@ def _estimate(value: float, interval: Interval) -> Estimate:
 
 
 def _loss_fit(fits: Fits) -> Fit | None:
+    """The chosen law; else the first trusted one; else the one of smallest residuals."""
     there = {fit.name: fit for fit in fits.approaches if isinstance(fit.law, LossLaw)}
     if fits.chosen in there:
         return there[fits.chosen]
-    return next((there[name] for name in LOSS_FITS if name in there), None)
+    trusted = [there[x] for x in LOSS_FITS if x in there and there[x].status.state == "ok"]
+    closest = sorted(there.values(), key=lambda fit: fit.noise)
+    return next(iter([*trusted, *closest]), None)
 
 
 def _loss(fit: Fit, params: float, tokens: float) -> Estimate:
     value = float(fit.predict(params, tokens))
     return _estimate(value, fit.loss_prediction_interval(params, tokens))
+
+
+def _loss_warnings(source: Fit | None, best: Fit) -> list[str]:
+    if source is None:
+        return ["no law of loss could be fitted: the loss is not predicted"]
+    if source.name == best.name:
+        return []
+    doubt = f", which is doubtful: {source.status.reason}" if source.status.reason else ""
+    return [f"{best.name} has no law of loss: the loss is {source.name}'s{doubt}"]
 
 
 def surroundings(runs: Runs) -> Surroundings:
