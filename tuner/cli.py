@@ -1,6 +1,7 @@
 """The command `isoflop`, which alone sees everything. Heavy imports wait inside commands."""
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -385,6 +386,17 @@ def _interruptible(folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, InterruptedSweepError):
         talk.print(f"interrupted; everything finished is kept. next: isoflop resume {folder}")
         raise typer.Exit(INTERRUPTED) from None
+    except _storage_trouble() as error:
+        talk.print(f"isoflop: {folder}: {error}", markup=False)
+        talk.print(f"what was written is kept; mend the disk, then: isoflop resume {folder}")
+        raise typer.Exit(INCOMPLETE) from None
+
+
+def _storage_trouble() -> tuple[type[Exception], ...]:
+    """What a full or broken disk raises."""
+    from optuna.exceptions import StorageInternalError
+
+    return OSError, sqlite3.Error, StorageInternalError
 
 
 def _write_report(runs: "Runs", source: Path, path: Path, budget: float | None) -> None:
