@@ -10,8 +10,8 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 NAMED_SIZES = {"small": (4, 256), "medium": (8, 512), "large": (12, 768)}
-"""(num_layers, d_model) by name: with 10,000 distinct tokens 8, 36 and 101 million
-weights; their use as small, medium and large is that of public write-ups of CS336 assignment 3."""
+"""(num_layers, d_model) by name, as in public guides to CS336's third assignment: 8, 36 and 101
+million weights with 10,000 distinct tokens."""
 
 
 def _named(size: object) -> object:

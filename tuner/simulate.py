@@ -8,7 +8,7 @@ from pathlib import Path
 from model.progress import Progress
 from tuner import plan
 from tuner.backends import contract
-from tuner.backends.contract import AttemptError, Job
+from tuner.backends.contract import AttemptError, Job, Run
 from tuner.config import Sweep
 from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
@@ -53,16 +53,16 @@ class _Clock:
         self.job = job
         self.slots = slots
         self.now = 0.0
-        self._due: list[tuple[float, int, str, Progress, Iterator[Progress]]] = []
+        self._due: list[tuple[float, int, str, Progress, Run, Iterator[Progress]]] = []
         self._tie = count()
 
     def run(self) -> float:
         """Until nothing is left."""
         self._fill()
         while self._due:
-            self.now, _, key, progress, rest = heapq.heappop(self._due)
-            if self.engine.report(key, progress, {"device": "simulated"}):
-                self._schedule(key, progress.flops, rest)
+            self.now, _, key, progress, run, rest = heapq.heappop(self._due)
+            if self.engine.report(key, progress, {"device": run.device}):
+                self._schedule(key, progress.flops, run, rest)
             self._fill()
         return self.now
 
@@ -77,13 +77,13 @@ class _Clock:
             last = self.engine.ledger.last(trial.key)
             if last is not None:
                 run.restore({"step": last.step})
-            self._schedule(trial.key, last.flops if last else 0, iter(run))
+            self._schedule(trial.key, last.flops if last else 0, run, iter(run))
 
-    def _schedule(self, key: str, spent: int, rest: Iterator[Progress]) -> None:
+    def _schedule(self, key: str, spent: int, run: Run, rest: Iterator[Progress]) -> None:
         try:
             progress = next(rest)
         except AttemptError as error:
             self.engine.fail(key, f"{type(error).__name__}: {error}")
             return
         due = self.now + (progress.flops - spent) / self.job.sweep.resources.flops_per_second
-        heapq.heappush(self._due, (due, next(self._tie), key, progress, rest))
+        heapq.heappush(self._due, (due, next(self._tie), key, progress, run, rest))

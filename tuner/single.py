@@ -14,6 +14,7 @@ from tuner.attempt import attempt
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
 from tuner.config import ConfigError, Sweep
+from tuner.sections import NAMED_SIZES
 from tuner.space import Question
 
 CHECKPOINT = "checkpoint.pickle"
@@ -28,7 +29,7 @@ def train(
 
     Args:
         sweep: whose recipe, corpus and report fractions to use.
-        size: layers and width, as `2x32`.
+        size: layers and width, as `2x32`, or `small`, `medium`, `large`.
         budget: FLOP.
         learning_rate: peak rate.
         seed: of weights and data order.
@@ -79,9 +80,12 @@ def generate(
 
 
 def _size(text: str) -> space.Size:
+    if text in NAMED_SIZES:
+        return NAMED_SIZES[text]
     layers, cross, width = text.partition("x")
     if not (cross and layers.isdecimal() and width.isdecimal() and int(layers) and int(width)):
-        raise ConfigError(f"--size {text}: expected layers and width, as 2x32")
+        names = ", ".join(NAMED_SIZES)
+        raise ConfigError(f"--size {text}: expected layers and width, as 2x32, or one of {names}")
     return int(layers), int(width)
 
 
