@@ -1,0 +1,239 @@
+"""The contract that every backend keeps, and what each adds to it."""
+
+import math
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from model.progress import DIVERGED_LOSS
+from tuner import corpora, plan, simulate, space
+from tuner.backends import contract
+from tuner.backends.contract import AttemptError, Job
+from tuner.config import parse
+from tuner.ledger import Ledger
+from tuner.space import Question
+
+BUDGET = 1e8
+
+
+def sweep_of(backend, **settings):
+    return parse(
+        {
+            "name": "contract",
+            "backend": backend,
+            "budgets": [BUDGET, 2 * BUDGET],
+            "shapes": {"ladder": [[1, 8], [1, 16], [2, 16]], "context_length": 32},
+            "search": {"sampler": "grid", "trials": 3, "warm_start": False, "extend": False},
+            "pruning": {"enabled": False, "rungs": [0.25, 0.5]},
+            **settings,
+        },
+        place="contract",
+    )
+
+
+def job_of(sweep, folder, corpus=None):
+    return Job(sweep=sweep, vocab_size=256, corpus=corpus, checkpoints=folder, peak_flops=0.0)
+
+
+def trial_of(job, *, seed=0, rate=0.02, size=(1, 16), budget=BUDGET):
+    question = Question(budget=budget, size=size, learning_rate=rate, number=0, seed=seed)
+    return space.trial(job.sweep, question, job.vocab_size)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A finished sweep on a law: its folder is a run table with curves."""
+    from tuner.export import export
+    from tuner.provenance import Provenance
+
+    folder = tmp_path_factory.mktemp("recorded") / "sweep"
+    sweep = sweep_of("law")
+    simulate.simulate(sweep, folder)
+    ledger = Ledger(folder / "ledger.db")
+    found = Provenance(
+        commit="c", torch="", corpus="", tokenizer="", vocab_size=plan.vocabulary(sweep),
+        train_tokens=0, bytes_per_token=0.0,
+    )  # fmt: skip
+    export(folder, sweep, ledger, found)
+    ledger.close()
+    return folder
+
+
+@pytest.fixture(scope="module", params=["train", "law", "replay"])
+def job(request, recorded, text, tmp_path_factory):
+    """What the trials of a small sweep share, for each backend."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param != "train":
+        section = {"replay": {"table": str(recorded)}} if request.param == "replay" else {}
+        return job_of(sweep_of(request.param, **section), folder)
+    sweep = sweep_of("train", data={"source": str(text), "held_out_tokens": 2048})
+    return job_of(sweep, folder, corpora.of(sweep, folder).folder)
+
+
+def answers(job, trial):
+    """What a run says that is a function of its question; seconds are not."""
+    return [replace(progress, seconds=0.0) for progress in contract.start(job, trial)]
+
+
+def test_it_reports_at_the_steps_asked_for_and_the_last_is_final(job):
+    trial = trial_of(job)
+    told = answers(job, trial)
+    assert [progress.step for progress in told] == list(trial.report_steps)
+    assert [progress.final for progress in told] == [False] * (len(told) - 1) + [True]
+    assert not any(progress.diverged for progress in told)
+
+
+def test_flops_and_tokens_are_those_of_the_steps(job):
+    trial = trial_of(job)
+    for progress in answers(job, trial):
+        assert progress.flops == progress.step * trial.flops_per_step
+        assert progress.tokens == progress.step * trial.batch_size * trial.shape.context_length
+    assert trial.flops <= trial.question.budget
+
+
+def test_losses_are_finite_and_fall(job):
+    told = answers(job, trial_of(job))
+    for progress in told:
+        assert all(map(math.isfinite, (progress.loss, progress.loss_se, progress.train_loss)))
+        assert progress.learning_rate >= 0
+    assert told[-1].loss < told[0].loss
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_restored_in_the_middle_it_ends_as_if_undisturbed(job, done):
+    trial = trial_of(job)
+    undisturbed = answers(job, trial)
+    begun = contract.start(job, trial)
+    first = [replace(progress, seconds=0.0) for progress in islice(begun, done)]
+    again = contract.start(job, trial, attempt=2)
+    again.restore(begun.state())
+    rest = [replace(progress, seconds=0.0) for progress in again]
+    assert first + rest == undisturbed
+
+
+def test_the_same_question_gets_the_same_answer(job):
+    assert answers(job, trial_of(job)) == answers(job, trial_of(job))
+
+
+def test_another_rate_gets_another_answer(job):
+    low, high = space.rates(job.sweep, 3)[0], space.rates(job.sweep, 3)[2]
+    slow, fast = (answers(job, trial_of(job, rate=rate)) for rate in (low, high))
+    assert slow[-1].loss != fast[-1].loss
+
+
+def test_another_seed_gets_another_answer(job):
+    if job.sweep.backend == "replay":
+        pytest.skip("the record holds one seed")
+    one, other = (answers(job, trial_of(job, seed=seed))[-1].loss for seed in (0, 1))
+    assert one != other
+
+
+def test_it_says_what_it_runs_on(job):
+    run = contract.start(job, trial_of(job))
+    next(iter(run))
+    assert {"train": "CPU", "law": "law", "replay": "replay of"}[job.sweep.backend] in run.device
+
+
+# --- the law
+
+
+def last_loss(sweep, tmp_path, **asked):
+    job = job_of(sweep, tmp_path)
+    return answers(job, trial_of(job, **asked))[-1].loss
+
+
+def test_the_law_is_the_law(tmp_path):
+    sweep = sweep_of("law", law={"noise": 0.0, "learning_rate": 0.02})
+    trial = trial_of(job_of(sweep, tmp_path))
+    law, n = sweep.law, trial.shape.params_non_embedding
+    expected = law.E + law.A / n**law.alpha + law.B / trial.tokens**law.beta
+    assert last_loss(sweep, tmp_path) == pytest.approx(expected, abs=1e-12)
+    off = last_loss(sweep, tmp_path, rate=0.02 * math.e) - expected
+    assert off == pytest.approx(law.curvature, abs=1e-12)
+
+
+def test_a_batch_beyond_the_critical_one_costs(tmp_path):
+    losses = {}
+    for batch in (4, 8, 16, 32):
+        law = {"noise": 0.0, "batch_tokens": 8 * 32, "batch_curvature": 0.1, "B": 1e-9}
+        sweep = sweep_of("law", law=law, training={"batch_size": batch})
+        losses[batch] = last_loss(sweep, tmp_path)
+    assert losses[4] == pytest.approx(losses[8], abs=1e-9)
+    assert losses[16] - losses[8] == pytest.approx(0.1 * math.log(2) ** 2, abs=1e-9)
+    assert losses[32] - losses[8] == pytest.approx(0.1 * math.log(4) ** 2, abs=1e-9)
+
+
+def broken_attempts(sweep, tmp_path, attempts):
+    """Which attempts at one trial end in an exception."""
+    job = job_of(sweep, tmp_path)
+    broken = []
+    for attempt in attempts:
+        try:
+            list(contract.start(job, trial_of(job), attempt=attempt))
+        except AttemptError as error:
+            broken.append((attempt, str(error)))
+    return broken
+
+
+def test_exceptions_come_as_often_as_asked_and_always_alike(tmp_path):
+    sweep = sweep_of("law", law={"faults": {"raises": 0.3}})
+    broken = broken_attempts(sweep, tmp_path, range(400))
+    assert 80 < len(broken) < 160
+    assert broken == broken_attempts(sweep, tmp_path, range(400))
+    assert not broken_attempts(sweep_of("law"), tmp_path, range(50))
+
+
+def test_some_configurations_diverge_and_do_so_again(tmp_path):
+    job = job_of(sweep_of("law", law={"diverges": 0.5}), tmp_path)
+    ends = [answers(job, trial_of(job, rate=rate))[-1] for rate in space.rates(job.sweep, 40)]
+    diverged = [end for end in ends if end.diverged]
+    assert 10 < len(diverged) < 30
+    assert all(end.loss == DIVERGED_LOSS and end.final for end in diverged)
+    again = [answers(job, trial_of(job, rate=rate))[-1] for rate in space.rates(job.sweep, 40)]
+    assert again == ends
+
+
+def test_pretended_speed_makes_seconds_of_flops(tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    job = job_of(sweep_of("law", law={"flops_per_second": 1e9}), tmp_path)
+    trial = trial_of(job)
+    told = list(contract.start(job, trial))
+    assert told[-1].seconds == pytest.approx(trial.flops / 1e9)
+    assert sum(slept) == pytest.approx(told[-1].seconds)
+
+
+def test_a_hanging_attempt_never_ends(tmp_path, monkeypatch):
+    class StillError(Exception):
+        """The test has seen enough."""
+
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) > 1000:
+            raise StillError
+
+    monkeypatch.setattr("time.sleep", nap)
+    job = job_of(sweep_of("law", law={"faults": {"hangs": 1.0}}), tmp_path)
+    with pytest.raises(StillError):
+        list(contract.start(job, trial_of(job)))
+    with pytest.raises(ValueError, match="real time only"):
+        simulate.simulate(job.sweep, tmp_path / "simulated")
+
+
+def test_a_sweep_survives_its_faults(tmp_path):
+    sweep = sweep_of(
+        "law", law={"faults": {"raises": 0.3}, "diverges": 0.2}, cap={"flops": 1e11},
+        resources={"max_attempts": 20},
+    )  # fmt: skip
+    simulate.simulate(sweep, tmp_path, slots=2)
+    ledger = Ledger(tmp_path / "ledger.db")
+    records = ledger.records()
+    ledger.close()
+    assert len(records) == plan.plan(sweep).trials == 18
+    assert any(record.attempts > 1 for record in records)
+    failed = [record for record in records if record.status == "failed"]
+    assert failed
+    assert all(record.reason.startswith("diverged by step ") for record in failed)
