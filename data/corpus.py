@@ -21,7 +21,7 @@ from data.tokenizer import Tokenizer, Tokens
 __all__ = ["Corpus", "CorpusError", "Shard", "Split"]
 
 META = "meta.json"
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout; another one is prepared anew."""
 
 SplitName = Literal["train", "held_out"]

@@ -14,8 +14,10 @@ from typing import TextIO
 from data.errors import CorpusError
 from data.tokenizer import END_OF_TEXT
 
+WHOLE_BYTES = 1 << 17
+"""A text file up to this size is one document: no part of a held-out file is trained on."""
 DOCUMENT_CHARACTERS = 1 << 14
-"""A longer text file is cut into documents of about this length, at line ends: a single book can
+"""A larger text file is cut into documents of about this length, at line ends: a single book can
 then be split into training and held-out parts."""
 LINE_CHARACTERS = 1 << 16
 """A longer line is cut: a file need not have line ends."""
@@ -73,7 +75,8 @@ def _lines(path: Path, text_column: str) -> Iterator[str]:
         if Path(name).suffix in {".jsonl", ".ndjson"}:
             yield from _json_lines(file, path, text_column)
         else:
-            yield from _pieces(file)
+            whole = path.stat().st_size <= WHOLE_BYTES and path.suffix not in _COMPRESSED
+            yield from _pieces(file, WHOLE_BYTES if whole else DOCUMENT_CHARACTERS)
 
 
 def _open(path: Path) -> TextIO:
@@ -84,7 +87,7 @@ def _open(path: Path) -> TextIO:
     return TextIOWrapper(input_stream(path, compression=_COMPRESSED[path.suffix]), **_DECODING)
 
 
-def _pieces(file: TextIO) -> Iterator[str]:
+def _pieces(file: TextIO, longest: int) -> Iterator[str]:
     lines: list[str] = []
     length = 0
     for line in iter(partial(file.readline, LINE_CHARACTERS), ""):
@@ -92,7 +95,7 @@ def _pieces(file: TextIO) -> Iterator[str]:
         if not ends:
             lines.append(line)
             length += len(line)
-        if ends or length >= DOCUMENT_CHARACTERS:
+        if ends or length > longest:
             yield "".join(lines)
             lines.clear()
             length = 0

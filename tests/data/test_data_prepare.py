@@ -235,3 +235,24 @@ def test_meta_is_plain_json(corpus):
     meta = json.loads((corpus.folder / META).read_text())
     assert meta["vocab_size"] == 256
     assert meta["train"]["documents"] == corpus.train.documents
+
+
+def test_no_part_of_a_held_out_file_is_trained_on(tmp_path):
+    source = tmp_path / "files"
+    source.mkdir()
+    for number in range(60):
+        lines = (f"file {number}, line {line}" for line in range(3000))  # about 60 KB
+        (source / f"{number}.txt").write_text("\n".join(lines))
+    corpus = prepare(str(source), tmp_path / "corpora", held_out_share=0.3)
+    files = {
+        split: {
+            line.split(",")[0]
+            for shard in corpus.arrays(split)
+            for line in corpus.decode(shard).replace("\0", "\n").splitlines()
+            if line.startswith("file ") and ", line" in line
+        }
+        for split in ("train", "held_out")
+    }
+    assert files["train"]
+    assert files["held_out"]
+    assert not files["train"] & files["held_out"]
