@@ -216,7 +216,9 @@ def window(
             f"{sweep.name}: budget {budget:g}: {sweep.replay.table} holds no size within a factor "
             f"of {sweep.replay.within:g}; drop the budget, or widen replay.within or shapes.ladder"
         )
-    count = sweep.shapes.per_budget or len(sizes)
+    count = sweep.shapes.per_budget
+    if count is None:
+        return sizes
     center = min(range(len(sizes)), key=lambda i: _off(sweep, budget, sizes[i], vocab_size, n_opt))
     first = min(max(0, center - count // 2), max(0, len(sizes) - count))
     return sizes[first : first + count]
