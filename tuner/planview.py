@@ -43,7 +43,7 @@ def _range(low: str, high: str) -> str:
 
 def _short(count: float) -> str:
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
+        if count >= 0.9995 * size:  # what rounds to 1000 of the smaller unit
             return f"{count / size:.3g}{unit}"
     return f"{count:g}"
 
