@@ -1,20 +1,18 @@
-"""From a budget to what may be tried at it: a ladder of real shapes, a trial's exact steps."""
+"""From a budget to what may be tried at it, and to a trial's exact steps."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
-from model.shape import Convention, Shape
-from tuner.config import ConfigError, Shapes, Sweep, digest
+from model.shape import Shape
+from tuner.config import ConfigError, Sweep, digest
+from tuner.grid import crossings, whole_steps
+from tuner.ladder import Size, built, shape
 
 if TYPE_CHECKING:
     from tuner.recording import Recording
-
-Size = tuple[int, int]
-"""(num_layers, d_model): how a ladder names a shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,41 +117,13 @@ class Trial:
         return next(at for at in self.report_steps if at > step)
 
 
-def shape(sweep: Sweep, size: Size, vocab_size: int) -> Shape:
-    """The ladder's (num_layers, d_model) as a full shape."""
-    return _shape(sweep.shapes, size, vocab_size)
-
-
-@cache
-def _shape(options: Shapes, size: Size, vocab_size: int) -> Shape:
-    num_layers, d_model = size
-    return Shape(
-        d_model=d_model,
-        num_layers=num_layers,
-        num_heads=_heads(d_model, options.head_size),
-        d_ff=4 * d_model if options.ffn == "gelu" else 8 * round(d_model / 3),
-        vocab_size=vocab_size,
-        context_length=options.context_length,
-        ffn=options.ffn,
-        norm=options.norm,
-        positions=options.positions,
-        qk_norm=options.qk_norm,
-        tied_head=options.tied_head,
-    )
-
-
-def _heads(d_model: int, head_size: int) -> int:
-    """The most heads of equal width, none narrower than `head_size`; at least one."""
-    return next((h for h in range(d_model // head_size, 1, -1) if d_model % h == 0), 1)
-
-
 def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
     """The trial that answers `question`."""
     full = shape(sweep, question.size, vocab_size)
     if sweep.design == "grid":
-        tokens = _grid(sweep, vocab_size)[question.budget, question.size]
+        tokens = crossings(sweep, vocab_size)[question.budget, question.size]
         batch_size = sweep.batch_size(tokens)
-        steps = _whole_steps(tokens, batch_size, full)
+        steps = whole_steps(tokens, batch_size, full)
     else:
         batch_size = sweep.batch_size(question.budget)
         steps = full.steps(question.budget, batch_size, sweep.convention)
@@ -171,13 +141,13 @@ def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
 def budgets(sweep: Sweep, vocab_size: int) -> tuple[float, ...]:
     """FLOPs given to trials, rising: as written, or those of a grid's crossings."""
     if sweep.design == "grid":
-        return tuple(sorted({budget for budget, _ in _grid(sweep, vocab_size)}))
+        return tuple(sorted({budget for budget, _ in crossings(sweep, vocab_size)}))
     return sweep.budgets
 
 
 def ladder(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
     """The whole ladder, fewest weights first: as written, recorded, or built around the optima."""
-    sizes = sweep.shapes.ladder or _recorded(sweep) or _built(sweep, vocab_size)
+    sizes = sweep.shapes.ladder or _recorded(sweep) or built(sweep, vocab_size)
     return tuple(
         sorted(sizes, key=lambda size: shape(sweep, size, vocab_size).params_non_embedding)
     )
@@ -188,7 +158,7 @@ def offered(sweep: Sweep, budget: float, vocab_size: int) -> tuple[Size, ...]:
     a replay those that are on record there."""
     sizes = ladder(sweep, vocab_size)
     if sweep.design == "grid":
-        return tuple(size for size in sizes if (budget, size) in _grid(sweep, vocab_size))
+        return tuple(size for size in sizes if (budget, size) in crossings(sweep, vocab_size))
     if sweep.backend == "replay":
         record = _record(sweep)
         params = {size: shape(sweep, size, vocab_size).params_non_embedding for size in sizes}
@@ -269,37 +239,6 @@ def _recorded(sweep: Sweep) -> tuple[Size, ...]:
     return _record(sweep).sizes if sweep.backend == "replay" else ()
 
 
-# --- a grid: every crossing of a size and a number of tokens is a budget of its own
-
-
-def _grid(sweep: Sweep, vocab_size: int) -> Mapping[tuple[float, Size], int]:
-    """The number of tokens asked for, by (budget, size)."""
-    batch_sizes = tuple(sweep.batch_size(tokens) for tokens in sweep.grid.tokens)
-    return _crossings(
-        sweep.shapes, tuple(zip(sweep.grid.tokens, batch_sizes, strict=True)), sweep.convention,
-        vocab_size,
-    )  # fmt: skip
-
-
-@cache
-def _crossings(
-    options: Shapes, levels: tuple[tuple[int, int], ...], convention: Convention, vocab_size: int
-) -> Mapping[tuple[float, Size], int]:
-    found: dict[tuple[float, Size], int] = {}
-    for (tokens, batch_size), size in product(levels, options.ladder):
-        full = _shape(options, size, vocab_size)
-        steps = _whole_steps(tokens, batch_size, full)
-        flops = steps * full.flops_per_step(batch_size, convention)
-        # Beyond 2**53 a float may fall below; a trial never spends more than its budget.
-        budget = float(flops) if float(flops) >= flops else math.nextafter(flops, math.inf)
-        found[budget, size] = tokens
-    return found
-
-
-def _whole_steps(tokens: int, batch_size: int, full: Shape) -> int:
-    return tokens // (batch_size * full.context_length)
-
-
 def _off(sweep: Sweep, budget: float, size: Size, vocab_size: int, n_opt: float | None) -> float:
     """How far, in log N, a shape is from the predicted optimum of a budget."""
     full = shape(sweep, size, vocab_size)
@@ -309,35 +248,3 @@ def _off(sweep: Sweep, budget: float, size: Size, vocab_size: int, n_opt: float 
     ratio = tokens / full.params_non_embedding
     # At fixed compute tokens / N falls with the square of N.
     return abs(math.log(ratio / sweep.shapes.tokens_per_param)) / 2
-
-
-SPREAD = 8.0
-"""A built ladder reaches this factor in N below and above the predicted optima."""
-STEP = 1.4
-"""Smallest ratio of N between neighbours of a built ladder."""
-ASPECT = 64
-"""Width to depth of a built ladder: GPT-3 small, 768 / 12 (arXiv 2005.14165, table 2.1)."""
-
-
-def _built(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
-    low, high = (_guess(sweep, budget) for budget in (sweep.budgets[0], sweep.budgets[-1]))
-    sizes: list[Size] = []
-    last = 0.0
-    for width in _widths(sweep.shapes.head_size):
-        size = (max(1, round(width / ASPECT)), width)
-        params = shape(sweep, size, vocab_size).params_non_embedding
-        if params > high * SPREAD and len(sizes) >= 3:
-            break
-        if params >= low / SPREAD and params >= last * STEP:
-            sizes.append(size)
-            last = params
-    return tuple(sizes)
-
-
-def _guess(sweep: Sweep, budget: float) -> float:
-    return math.sqrt(budget / (6 * sweep.shapes.tokens_per_param))
-
-
-def _widths(head_size: int) -> list[int]:
-    narrow = range(8, head_size, 8)
-    return [*narrow, *range(head_size, 1024 * head_size, head_size)]

@@ -4,7 +4,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner import space
+from tuner import ladder, space
 from tuner.config import parse
 from tuner.space import Question
 
@@ -40,8 +40,8 @@ def test_reports_fall_at_the_same_shares_for_every_shape():
 
 
 def test_a_window_is_centered_on_the_predicted_optimum():
-    ladder = [[1, 16], [1, 32], [2, 32], [2, 48], [2, 64], [2, 96], [3, 96]]
-    sweep = sweep_of(shapes={"ladder": ladder, "per_budget": 3})
+    rungs = [[1, 16], [1, 32], [2, 32], [2, 48], [2, 64], [2, 96], [3, 96]]
+    sweep = sweep_of(shapes={"ladder": rungs, "per_budget": 3})
     at = {size: space.shape(sweep, size, 256).params_non_embedding for size in [(2, 48)]}
     window = space.window(sweep, 1e12, 256, at[2, 48])
     assert window == ((2, 32), (2, 48), (2, 64))
@@ -62,9 +62,9 @@ def test_a_built_ladder_rises_and_reaches_beyond_the_optima():
     sweep = sweep_of(budgets=[1e17, 1e19], shapes={"head_size": 64})
     sizes = [space.shape(sweep, s, 32_000) for s in space.ladder(sweep, 32_000)]
     params = [size.params_non_embedding for size in sizes]
-    assert all(b >= space.STEP * a for a, b in pairwise(params))
+    assert all(b >= ladder.STEP * a for a, b in pairwise(params))
     low, high = (math.sqrt(b / 120) for b in sweep.budgets)
-    assert params[-1] > high * space.SPREAD / 2
+    assert params[-1] > high * ladder.SPREAD / 2
     assert params[0] < low * 2
 
 

@@ -1,0 +1,73 @@
+"""Real shapes from (num_layers, d_model), and a ladder of them around the predicted optima."""
+
+import math
+from functools import cache
+
+from model.shape import Shape
+from tuner.config import Sweep
+from tuner.sections import Shapes
+
+Size = tuple[int, int]
+"""(num_layers, d_model): how a ladder names a shape."""
+
+
+def shape(sweep: Sweep, size: Size, vocab_size: int) -> Shape:
+    """The ladder's (num_layers, d_model) as a full shape."""
+    return full_shape(sweep.shapes, size, vocab_size)
+
+
+@cache
+def full_shape(options: Shapes, size: Size, vocab_size: int) -> Shape:
+    """A sweep's (num_layers, d_model) as a full shape, by its `[shapes]` alone."""
+    num_layers, d_model = size
+    return Shape(
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=_heads(d_model, options.head_size),
+        d_ff=4 * d_model if options.ffn == "gelu" else 8 * round(d_model / 3),
+        vocab_size=vocab_size,
+        context_length=options.context_length,
+        ffn=options.ffn,
+        norm=options.norm,
+        positions=options.positions,
+        qk_norm=options.qk_norm,
+        tied_head=options.tied_head,
+    )
+
+
+def _heads(d_model: int, head_size: int) -> int:
+    """The most heads of equal width, none narrower than `head_size`; at least one."""
+    return next((h for h in range(d_model // head_size, 1, -1) if d_model % h == 0), 1)
+
+
+SPREAD = 8.0
+"""A built ladder reaches this factor in N below and above the predicted optima."""
+STEP = 1.4
+"""Smallest ratio of N between neighbours of a built ladder."""
+ASPECT = 64
+"""Width to depth of a built ladder: GPT-3 small, 768 / 12 (arXiv 2005.14165, table 2.1)."""
+
+
+def built(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
+    """Sizes from below the smallest budget's predicted optimum to above the largest one's."""
+    low, high = (_guess(sweep, budget) for budget in (sweep.budgets[0], sweep.budgets[-1]))
+    sizes: list[Size] = []
+    last = 0.0
+    for width in _widths(sweep.shapes.head_size):
+        size = (max(1, round(width / ASPECT)), width)
+        params = shape(sweep, size, vocab_size).params_non_embedding
+        if params > high * SPREAD and len(sizes) >= 3:
+            break
+        if params >= low / SPREAD and params >= last * STEP:
+            sizes.append(size)
+            last = params
+    return tuple(sizes)
+
+
+def _guess(sweep: Sweep, budget: float) -> float:
+    return math.sqrt(budget / (6 * sweep.shapes.tokens_per_param))
+
+
+def _widths(head_size: int) -> list[int]:
+    narrow = range(8, head_size, 8)
+    return [*narrow, *range(head_size, 1024 * head_size, head_size)]
