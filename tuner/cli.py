@@ -379,13 +379,17 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
 
 @contextmanager
 def _interruptible(folder: Path) -> Iterator[None]:
-    from tuner.sweep import InterruptedSweepError
+    from tuner.sweep import HopelessSweepError, InterruptedSweepError
 
     try:
         yield
     except (KeyboardInterrupt, InterruptedSweepError):
         talk.print(f"interrupted; everything finished is kept. next: isoflop resume {folder}")
         raise typer.Exit(INTERRUPTED) from None
+    except HopelessSweepError as error:
+        talk.print(f"isoflop: {folder}: the first trials all failed: {error}", markup=False)
+        talk.print(f"mend the cause, remove {folder}, and run again: nothing was completed")
+        raise typer.Exit(INCOMPLETE) from None
     except _storage_trouble() as error:
         talk.print(f"isoflop: {folder}: {error}", markup=False)
         talk.print(f"what was written is kept; mend the disk, then: isoflop resume {folder}")

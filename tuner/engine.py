@@ -20,6 +20,9 @@ from tuner.search import Studies
 from tuner.soundness import Profile
 from tuner.space import Cell, Size, Trial
 
+HOPELESS = 6
+"""Failed trials after which a sweep without any other ended trial is given up."""
+
 
 class Nothing(Enum):
     """Why there is no trial to hand out."""
@@ -46,6 +49,8 @@ class Engine:
 
     def ask(self) -> Trial | Nothing:
         """The next trial to start, its FLOPs reserved; or why there is none."""
+        if self.hopeless:
+            return Nothing.LEFT
         for record in self.ledger.records("waiting"):
             trial = self.trial(record)
             if self._start(trial):
@@ -57,6 +62,14 @@ class Engine:
             if proposed is not None:
                 return proposed
         return Nothing.YET if self.ledger.records("running") else Nothing.LEFT
+
+    @property
+    def hopeless(self) -> str:
+        """Why the sweep was given up: the reason of its first failures, if nothing else came."""
+        counts = self.ledger.counts()
+        if counts.get("failed", 0) < HOPELESS or counts.keys() & {"completed", "pruned"}:
+            return ""
+        return self.ledger.records("failed")[0].reason
 
     def trial(self, record: Record) -> Trial:
         """The trial behind a record."""

@@ -100,12 +100,19 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Share = 0.15
     """Share of the run over which the rate rises."""
+    warmup_floor: Annotated[int, Field(ge=0)] = 0
+    """Steps that warm-up takes at least."""
     schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
     final_fraction: Share = 0.0
     """Share of the peak rate that is left at the end."""
     cooldown: Share = 0.2
     """Share of the run over which `wsd` comes down."""
-    optimizer: Literal["adamw"] = "adamw"
+    cooldown_floor: Annotated[int, Field(ge=0)] = 100
+    """Steps that the cooldown of `wsd` takes at least."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     parametrization: Literal["mup", "standard"] = "mup"
     """Rates of hidden matrices and head scaled by 16 / d_model, or one rate for all."""
     grad_clip: Positive = 1.0

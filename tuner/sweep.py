@@ -33,6 +33,10 @@ from tuner.tensorboard import TensorBoard
 from tuner.watch import Unsaved, Watcher
 
 
+class HopelessSweepError(Exception):
+    """Nothing but failures: the cause lies outside the trials."""
+
+
 class InterruptedSweepError(Exception):
     """The sweep stopped before its end; what is finished is kept."""
 
@@ -51,6 +55,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
     Raises:
         ConfigError: the folder holds another sweep, or another process works in it.
         CorpusError: the corpus cannot be read or made.
+        HopelessSweepError: the first trials all failed.
         InterruptedSweepError: Ctrl-C was pressed; everything finished is written.
     """
     with _alone(folder):
@@ -70,8 +75,11 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
             )
             _fit(engine, job, folder, provenance)
         export(folder, sweep, ledger, provenance)
+        hopeless = engine.hopeless
         unfinished = ledger.records("running", "waiting")
         ledger.close()
+        if hopeless:
+            raise HopelessSweepError(hopeless)
         if unfinished:
             raise InterruptedSweepError(f"{len(unfinished)} trials are unfinished")
 

@@ -313,3 +313,23 @@ def test_the_best_cell_is_run_with_another_seed(small, tmp_path):
         seeds = mine[(mine["d_model"] == best.size[1]) & (mine["status"] == "completed")]["seed"]
         assert set(seeds) == {0, 1, 2}
     ledger.close()
+
+
+def test_a_sweep_of_failures_alone_is_given_up(small, tmp_path):
+    engine = engine_in(small(resources={"max_attempts": 1}), tmp_path)
+    started = 0
+    while not isinstance(trial := engine.ask(), Nothing):
+        engine.fail(trial.key, "NameError: no such thing")
+        started += 1
+    assert (trial, started) == (Nothing.LEFT, 6)
+    assert engine.hopeless == "NameError: no such thing"
+
+
+def test_one_success_is_hope(small, tmp_path):
+    engine = engine_in(small(resources={"max_attempts": 1}), tmp_path)
+    first = engine.ask()
+    for progress in start(engine, first, tmp_path):
+        engine.report(first.key, progress, {})
+    for _ in range(8):
+        engine.fail(engine.ask().key, "unlucky")
+    assert not engine.hopeless

@@ -16,8 +16,8 @@ from tuner.backends.contract import Job
 from tuner.config import Sweep
 from tuner.space import Trial
 
-EVALUATION_TOKENS = 8_192
-"""Tokens evaluated at once: enough to fill a core, few enough for its cache."""
+EVALUATION_TOKENS = 2_048
+"""Tokens evaluated at once, at most: a core is fastest there (measured: model/README.md)."""
 
 
 class TrainRun:
@@ -36,7 +36,10 @@ class TrainRun:
             report_at=trial.report_steps,
             batches=Loader(corpus, context, trial.batch_size, trial.question.seed).batch,
             held_out=held_out_batches(
-                corpus, context, EVALUATION_TOKENS // context, job.sweep.data.held_out_tokens
+                corpus,
+                context,
+                max(1, EVALUATION_TOKENS // context),
+                job.sweep.data.held_out_tokens,
             ),
             seed=trial.question.seed,
             flops_per_step=trial.flops_per_step,
@@ -76,11 +79,16 @@ def recipe(sweep: Sweep, trial: Trial) -> Recipe:
         batch_size=trial.batch_size,
         weight_decay=section.weight_decay,
         warmup=section.warmup,
+        warmup_floor=section.warmup_floor,
         schedule=section.schedule,
         final_fraction=section.final_fraction,
         cooldown=section.cooldown,
+        cooldown_floor=section.cooldown_floor,
+        beta1=section.beta1,
+        beta2=section.beta2,
         grad_clip=section.grad_clip,
         optimizer=section.optimizer,
         parametrization=section.parametrization,
         dtype=section.dtype,
+        dropout=section.dropout,
     )
