@@ -4,14 +4,18 @@ import math
 from dataclasses import replace
 from itertools import islice
 
+import pandas as pd
 import pytest
 
+from analysis import runs
 from model.progress import DIVERGED_LOSS
 from tuner import corpora, plan, simulate, space
 from tuner.backends import contract
 from tuner.backends.contract import AttemptError, Job
 from tuner.config import parse
+from tuner.export import export
 from tuner.ledger import Ledger
+from tuner.provenance import Provenance
 from tuner.space import Question
 
 BUDGET = 1e8
@@ -41,22 +45,24 @@ def trial_of(job, *, seed=0, rate=0.02, size=(1, 16), budget=BUDGET):
     return space.trial(job.sweep, question, job.vocab_size)
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """A finished sweep on a law: its folder is a run table with curves."""
-    from tuner.export import export
-    from tuner.provenance import Provenance
-
-    folder = tmp_path_factory.mktemp("recorded") / "sweep"
-    sweep = sweep_of("law")
+def simulated(sweep, folder):
+    """The run table of a sweep in simulated time."""
     simulate.simulate(sweep, folder)
     ledger = Ledger(folder / "ledger.db")
     found = Provenance(
         commit="c", torch="", corpus="", tokenizer="", vocab_size=plan.vocabulary(sweep),
         train_tokens=0, bytes_per_token=0.0,
     )  # fmt: skip
-    export(folder, sweep, ledger, found)
+    table = export(folder, sweep, ledger, found)
     ledger.close()
+    return table
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A finished sweep on a law: its folder is a run table with curves."""
+    folder = tmp_path_factory.mktemp("recorded") / "sweep"
+    simulated(sweep_of("law"), folder)
     return folder
 
 
@@ -237,3 +243,15 @@ def test_a_sweep_survives_its_faults(tmp_path):
     failed = [record for record in records if record.status == "failed"]
     assert failed
     assert all(record.reason.startswith("diverged by step ") for record in failed)
+
+
+def test_exceptions_and_pretended_speed_leave_no_trace_in_the_rows(tmp_path):
+    cap, often = {"flops": 1e11}, {"max_attempts": 20}
+    faulty = {"faults": {"raises": 0.3}, "flops_per_second": 1e15}
+    tables = [
+        simulated(sweep_of("law", law=law, cap=cap, resources=often), tmp_path / name)
+        for name, law in (("calm", {}), ("faulty", faulty))
+    ]
+    assert (tables[1]["attempts"] > 1).any()
+    calm, stormy = (table.drop(columns=list(runs.VOLATILE)) for table in tables)
+    pd.testing.assert_frame_equal(calm, stormy)

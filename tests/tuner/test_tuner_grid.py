@@ -2,17 +2,20 @@
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from analysis import runs
 from analysis.cells import cells
 from analysis.fit import fit
 from analysis.powerlaw import frontiers, loss_power_with_floor
 from tuner import plan, simulate, soundness, space, status
+from tuner.cli import app
 from tuner.config import ConfigError, parse
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance, settle
 from tuner.sections import NAMED_SIZES
+from tuner.single import _size
 
 GRID = {
     "name": "grid",
@@ -204,3 +207,22 @@ def test_all_that_is_missing_is_told_at_once():
 def test_tokens_that_are_no_step_are_refused():
     with pytest.raises(ConfigError, match=r"`grid\.tokens`: 100 are no whole step"):
         plan.plan(grid(grid={"tokens": [100, 1e6]}))
+
+
+def test_one_model_of_a_grid_trains_alone(text, tmp_path):
+    file, model = tmp_path / "g.toml", tmp_path / "model"
+    file.write_text(
+        'name = "g"\ndesign = "grid"\n[grid]\ntokens = [1e5]\n[shapes]\nladder = [[1, 16]]\n'
+        f'[data]\nsource = "{text}"\nheld_out_tokens = 4096\n'
+    )
+    asked = ["train", str(file), "--size", "1x16", "--budget", "3e8", "--learning-rate", "0.02"]
+    result = CliRunner().invoke(app, [*asked, "--dir", str(model)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (model / "model.pt").exists()
+
+
+def test_a_size_s_name_is_a_size():
+    assert {name: _size(name) for name in NAMED_SIZES} == NAMED_SIZES
+    assert _size("2x32") == (2, 32)
+    with pytest.raises(ConfigError, match="as 2x32, or one of small, medium, large"):
+        _size("tiny")
