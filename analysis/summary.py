@@ -6,7 +6,7 @@ from analysis.laws import AllocationLaw
 from analysis.results import Fit
 
 if TYPE_CHECKING:
-    from analysis.comparison import Fits
+    from analysis.comparison import Disagreement, Fits
 
 SHOWN = 12
 """Points listed of one approach: the hull of training curves has hundreds."""
@@ -53,15 +53,22 @@ def of_fits(fits: "Fits") -> str:
         f"held-out error of ln loss, {one.approach}: {one.error:.4g} over {one.folds} folds"
         for one in fits.validation
     ]
-    for record in fits.disagreement:
-        worst = 1 + max(record.extra_flops.values(), default=0.0)
-        lines.append(
-            f"at {record.budget:.3g} FLOP approaches differ {record.ratio:.3g}-fold in N_opt "
-            f"({record.lowest} … {record.highest}); the worst needs {worst:.4g} times the compute"
-        )
+    lines += [_disagreement(record) for record in fits.disagreement]
     lines += [f"! {warning}" for warning in fits.warnings]
     lines += ["", *(of_fit(fit) for fit in fits.approaches)]
     return "\n".join(lines)
+
+
+def _disagreement(record: "Disagreement") -> str:
+    """One budget's line; what the worst would cost is known only where a loss law is trusted."""
+    line = (
+        f"at {record.budget:.3g} FLOP approaches differ {record.ratio:.3g}-fold in N_opt "
+        f"({record.lowest} … {record.highest})"
+    )
+    if not record.extra_flops:
+        return line
+    worst = 1 + max(record.extra_flops.values())
+    return f"{line}; the worst needs {worst:.4g} times the compute"
 
 
 def _table(fits: "Fits") -> list[str]:
