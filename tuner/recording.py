@@ -113,18 +113,9 @@ class Recording:
         Raises:
             NothingNearError: nothing is within the factor stated.
         """
-        off = np.abs(self._places - np.log([budget, params, rate]))
-        distances = np.sqrt((np.nan_to_num(off) ** 2).sum(axis=1))
-        best = min(
-            range(len(self.runs)), key=lambda i: (distances[i], self.runs[i].seed != seed, i)
-        )
-        found = self.runs[best]
-        if np.nan_to_num(off[best]).max() > math.log(self.within):
-            raise NothingNearError(
-                f"nothing recorded within a factor of {self.within:g} of budget {budget:g}, "
-                f"N {params:g}, learning rate {rate:g}; nearest is {found.key}: budget "
-                f"{found.budget:g}, N {found.params:g}, learning rate {found.learning_rate}"
-            )
+        asked = (budget, params, rate)
+        found, off = self._closest(asked, seed)
+        self._refuse(asked, found, off)
         return Answer(runs=(found,), weights=(1.0,))
 
     def interpolated(self, budget: float, params: float, rate: float, seed: int) -> Answer:
@@ -133,11 +124,12 @@ class Recording:
         Outside the rates recorded there, the nearest run.
 
         Raises:
-            NothingNearError: nothing is within the factor stated.
+            NothingNearError: nothing is within the factor stated, between two rates in budget and
+                size alone.
         """
-        nearest = self.nearest(budget, params, rate, seed)
-        one = nearest.runs[0]
-        there = (one.budget, one.params, one.seed)
+        asked = (budget, params, rate)
+        found, off = self._closest(asked, seed)
+        there = (found.budget, found.params, found.seed)
         rates = {
             run.learning_rate: run
             for run in self.runs
@@ -146,9 +138,31 @@ class Recording:
         below = max((known for known in rates if known <= rate), default=None)
         above = min((known for known in rates if known >= rate), default=None)
         if below is None or above is None or below == above:
-            return nearest
+            return self.nearest(budget, params, rate, seed)
+        self._refuse(asked, found, off[:2])
         weight = math.log(rate / below) / math.log(above / below)
         return Answer(runs=(rates[below], rates[above]), weights=(1 - weight, weight))
+
+    def _closest(
+        self, asked: tuple[float, float, float], seed: int
+    ) -> tuple[Recorded, NDArray[np.float64]]:
+        """The nearest run and (3,) how far it is from budget, N and rate, in e-folds."""
+        off = np.nan_to_num(np.abs(self._places - np.log(asked)))
+        distances = np.sqrt((off**2).sum(axis=1))
+        best = min(
+            range(len(self.runs)), key=lambda i: (distances[i], self.runs[i].seed != seed, i)
+        )
+        return self.runs[best], off[best]
+
+    def _refuse(
+        self, asked: tuple[float, float, float], found: Recorded, off: NDArray[np.float64]
+    ) -> None:
+        if off.max() > math.log(self.within):
+            raise NothingNearError(
+                f"nothing recorded within a factor of {self.within:g} of budget {asked[0]:g}, "
+                f"N {asked[1]:g}, learning rate {asked[2]:g}; nearest is {found.key}: budget "
+                f"{found.budget:g}, N {found.params:g}, learning rate {found.learning_rate}"
+            )
 
     @cached_property
     def _places(self) -> NDArray[np.float64]:

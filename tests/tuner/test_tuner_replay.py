@@ -92,6 +92,12 @@ def test_between_two_rates_it_interpolates_in_log_space(record):
     answer = found.interpolated(1e11, 8_000, 0.02, 1)
     assert answer.told == "1e+11-8000-0.01-1 and 1e+11-8000-0.04-1"
     assert answer.loss(1.0) == pytest.approx(3 - 0.1 + 0.08 + 0.025 + 0.001)
+    far = recording.of(record(replay={"match": "interpolated", "within": 1.1}))
+    assert far.interpolated(1e11, 8_000, 0.02, 1).told == answer.told
+    with pytest.raises(NothingNearError):
+        far.interpolated(2e11, 8_000, 0.02, 1)
+    with pytest.raises(NothingNearError):
+        far.interpolated(1e11, 8_000, 0.06, 1)
     assert found.interpolated(1e11, 8_000, 0.01, 1).told == "1e+11-8000-0.01-1"
     assert found.interpolated(1e11, 8_000, 0.06, 1).told == "1e+11-8000-0.04-1"
 
