@@ -236,8 +236,8 @@ class Replay(Section):
     """Answer with the nearest run in log space, or between the two learning rates around the one
     asked for, at the nearest budget and size."""
     within: Annotated[float, Field(gt=1)] = 2.0
-    """Largest factor between what is asked and what was recorded in budget, in N and, unless it lies
-    between two that are interpolated, in learning rate; beyond it the trial fails and says so."""
+    """Largest factor between what is asked and what was recorded in budget, in N and (unless it is
+    interpolated) in learning rate; beyond it the trial fails and says so."""
 
     @field_validator("table", "curves")
     @classmethod

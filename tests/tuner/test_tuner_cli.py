@@ -134,7 +134,10 @@ def test_the_doctor_is_content_here():
         (("plan", "absent.toml"), "absent.toml: no such file. Ready ones are in tuner/sweeps/"),
         (("plan", "LAW", "-s", "search.trails=3"), "Did you mean `search.trials`?"),
         (("plan", "LAW", "-s", "cap.flops=1"), "buys no trial at the smallest budget"),
-        (("run", "LAW", "-s", "budgets=[]", "--yes"), "law.toml: `budgets` is missing. Add it, e.g. budgets = "),
+        (
+            ("run", "LAW", "-s", "budgets=[]", "--yes"),
+            "law.toml: `budgets` is missing. Add it, e.g. budgets = ",
+        ),
         (("status", "nowhere"), "nowhere: no sweep here (no ledger.db)"),
         (("resume", "nowhere"), "nowhere: no sweep here (no ledger.db)"),
         (("export", "nowhere"), "nowhere: no sweep here (no ledger.db)"),
