@@ -7,6 +7,7 @@ so an engine built on the same folder after any death goes on where the other st
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import Enum
@@ -15,6 +16,7 @@ from model.progress import Progress
 from tuner import soundness, space
 from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger, Record, Status
+from tuner.meter import Clock, Meter
 from tuner.scheduler import Asha
 from tuner.search import Studies
 from tuner.soundness import Profile
@@ -34,7 +36,15 @@ class Nothing(Enum):
 class Engine:
     """One sweep, deciding."""
 
-    def __init__(self, sweep: Sweep, ledger: Ledger, studies: Studies, *, cap: float) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        ledger: Ledger,
+        studies: Studies,
+        *,
+        cap: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self.sweep = sweep
         self.ledger = ledger
         self.studies = studies
@@ -43,6 +53,7 @@ class Engine:
         self.asha = Asha(
             reduction=sweep.pruning.reduction, min_population=sweep.pruning.min_population
         )
+        self.meter = Meter(sweep, ledger, clock)
         self._recover()
 
     # --- ask
@@ -56,7 +67,7 @@ class Engine:
             if self._start(trial):
                 return trial
             if record.attempts:
-                self._end(record, "failed", "cap: no FLOPs are left for another attempt")
+                self._end(record, "failed", "cap: nothing is left for another attempt")
         if not self.ledger.records("waiting"):
             proposed = self._propose()
             if proposed is not None:
@@ -77,7 +88,11 @@ class Engine:
 
     def _start(self, trial: Trial) -> bool:
         last = self.ledger.last(trial.key)
-        return self.ledger.reserve(trial.key, trial.flops - (last.flops if last else 0), self.cap)
+        flops = trial.flops - (last.flops if last else 0)
+        if not (self.meter.allows(flops) and self.ledger.reserve(trial.key, flops, self.cap)):
+            return False
+        self.meter.begin(trial.key)
+        return True
 
     def _propose(self) -> Trial | None:
         """Enter and start the first cell of the plan, then of its extension, not asked yet."""
@@ -86,7 +101,7 @@ class Engine:
             if cell.key in known:
                 continue
             flops = space.trial(self.sweep, cell.asked(1.0), self.vocab_size).flops
-            if self.ledger.committed() + flops > self.cap:
+            if self.ledger.committed() + flops > self.cap or not self.meter.allows(flops):
                 return None
             rate, optuna = self.studies.propose(cell, self._given_rate(cell))
             self.ledger.add(cell.asked(rate), optuna)
@@ -172,7 +187,12 @@ class Engine:
         if seen is not None and progress.step < seen.step:
             return True
         self.ledger.report(key, progress, device)
-        if not self._over(record, trial, progress) and not self._goes_on(trial, progress):
+        self.meter.book(key)
+        if self._over(record, trial, progress):
+            return False
+        if self.meter.spent:
+            self._end(record, "failed", "cap: the sweep's time is spent")
+        elif not self._goes_on(trial, progress):
             share = progress.flops / trial.flops
             self._end(record, "pruned", f"ASHA at {share:.0%} of the budget")
         return self.ledger.record(key).status == "running"
@@ -194,6 +214,7 @@ class Engine:
         reached = last.step if last else 0
         trial = self.trial(record)
         lost = (trial.next_report(reached) - reached) * trial.flops_per_step
+        self.meter.end(key, lost=lost)
         if record.attempts >= self.sweep.resources.max_attempts:
             self._end(record, "failed", reason, lost=lost)
         else:

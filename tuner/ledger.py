@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS trials (
     attempts INTEGER NOT NULL DEFAULT 0,
     reserved TEXT NOT NULL DEFAULT '0',  -- FLOP; text, because a trial may pass 2**63
     charged TEXT NOT NULL DEFAULT '0',
+    seconds REAL NOT NULL DEFAULT 0,         -- slot time
     started TEXT NOT NULL DEFAULT '',
     device TEXT NOT NULL DEFAULT '{}'
 );
@@ -65,6 +66,8 @@ class Record:
     """FLOP."""
     charged: int
     """FLOP."""
+    seconds: float
+    """Slot time."""
     started: str
     """First start, ISO 8601, UTC."""
     device: dict[str, str]
@@ -77,6 +80,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
         # FULL, not NORMAL: a power cut after a settled trial must not bring its FLOPs back.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
 
@@ -149,6 +153,10 @@ class Ledger:
                 (status, reason, str(charged), key),
             )
 
+    def occupy(self, key: str, seconds: float) -> None:
+        """Add to the time a trial occupied its slot."""
+        self._db.execute("UPDATE trials SET seconds = seconds + ? WHERE key = ?", (seconds, key))
+
     # --- reading
 
     def records(self, *statuses: Status) -> list[Record]:
@@ -195,10 +203,15 @@ class Ledger:
         """FLOPs charged."""
         return sum(int(charged) for charged, _ in self._spending())
 
+    def seconds(self) -> float:
+        """Slot time of all trials."""
+        (total,) = self._db.execute("SELECT SUM(seconds) FROM trials").fetchone()
+        return total or 0.0
+
     def counts(self) -> dict[str, int]:
         """Trials by status."""
         rows = self._db.execute("SELECT status, COUNT(*) FROM trials GROUP BY status").fetchall()
-        return dict(rows)
+        return dict(map(tuple, rows))
 
     def _spending(self) -> list[tuple[str, str]]:
         return self._db.execute("SELECT charged, reserved FROM trials").fetchall()
@@ -214,20 +227,13 @@ class Ledger:
         self._db.execute("COMMIT")
 
 
-def _record(row: tuple[int, str, str, int, Status, str, int, str, str, str, str]) -> Record:
-    number, key, question, optuna, status, reason, attempts, reserved, charged, started, device = (
-        row
-    )
+def _record(row: sqlite3.Row) -> Record:
+    fields = dict(row)
     return Record(
-        number=number,
-        key=key,
-        question=Question.from_dict(json.loads(question)),
-        optuna=optuna,
-        status=status,
-        reason=reason,
-        attempts=attempts,
-        reserved=int(reserved),
-        charged=int(charged),
-        started=started,
-        device=json.loads(device),
+        **{name: fields[name] for name in ("number", "key", "optuna", "status", "reason")},
+        **{name: fields[name] for name in ("attempts", "seconds", "started")},
+        question=Question.from_dict(json.loads(fields["question"])),
+        reserved=int(fields["reserved"]),
+        charged=int(fields["charged"]),
+        device=json.loads(fields["device"]),
     )

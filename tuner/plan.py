@@ -1,9 +1,11 @@
 """What a sweep will do and cost at most, before anything is spent. Needs neither torch nor ray."""
 
+import math
 from dataclasses import asdict, dataclass
 
 from tuner import space
 from tuner.config import ConfigError, Sweep
+from tuner.sections import Cap
 
 BYTE_VOCABULARY = 256
 RETRIES = 0.05
@@ -80,7 +82,8 @@ def plan(sweep: Sweep, vocab_size: int | None = None) -> Plan:
     total = sum(b.flops for b in budgets)
     limit = sweep.cap.flops or total * (1 + RETRIES)
     _refuse(sweep, budgets, limit)
-    hours = limit / sweep.resources.flops_per_second / 3600
+    seconds = min(limit / sweep.resources.flops_per_second, slot_seconds(sweep.cap))
+    hours = seconds / 3600
     return Plan(
         name=sweep.name,
         budgets=budgets,
@@ -94,6 +97,12 @@ def plan(sweep: Sweep, vocab_size: int | None = None) -> Plan:
         money=hours * sweep.cap.price_per_hour,
         warnings=tuple(_warnings(sweep, budgets, total, limit)),
     )
+
+
+def slot_seconds(cap: Cap) -> float:
+    """Most slot time a sweep may take, by its caps on time and money; infinite without."""
+    by_money = math.inf if cap.money is None else cap.money / cap.price_per_hour * 3600
+    return min(math.inf if cap.seconds is None else cap.seconds, by_money)
 
 
 def vocabulary(sweep: Sweep) -> int:

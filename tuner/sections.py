@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -168,8 +168,18 @@ class Cap(Section):
 
     flops: Positive | None = None
     """Left out: the plan's total."""
+    seconds: Positive | None = None
+    """Slot time of all trials together; a trial that reports beyond it is stopped."""
+    money: Positive | None = None
+    """The same, in money at `price_per_hour`."""
     price_per_hour: Annotated[float, Field(ge=0)] = 0.0
-    """Of one trial slot, in any currency: the plan shows it."""
+    """Of one trial slot, in any currency."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> "Cap":
+        if self.money is not None and not self.price_per_hour:
+            raise ValueError("money: needs a price_per_hour above 0")
+        return self
 
 
 class Resources(Section):

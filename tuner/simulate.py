@@ -35,36 +35,38 @@ def simulate(sweep: Sweep, folder: Path, *, slots: int = 1) -> float:
     ledger = Ledger(folder / "ledger.db")
     vocab_size = plan.vocabulary(sweep)
     studies = Studies(sweep, folder / "study.db", vocab_size)
-    engine = Engine(sweep, ledger, studies, cap=plan.plan(sweep).cap)
     job = Job(
         sweep=sweep, vocab_size=vocab_size, corpus=None,
         checkpoints=folder / "checkpoints", peak_flops=0.0,
     )  # fmt: skip
-    seconds = _Clock(engine, job, slots).run()
+    clock = _Clock(job, slots)
+    cap = plan.plan(sweep).cap
+    clock.run(Engine(sweep, ledger, studies, cap=cap, clock=lambda: clock.now))
     ledger.close()
-    return seconds
+    return clock.now
 
 
 class _Clock:
     """Slots, each with a trial whose next report is due at a known time."""
 
-    def __init__(self, engine: Engine, job: Job, slots: int) -> None:
-        self.engine = engine
+    engine: Engine
+
+    def __init__(self, job: Job, slots: int) -> None:
         self.job = job
         self.slots = slots
         self.now = 0.0
         self._due: list[tuple[float, int, str, Progress, Run, Iterator[Progress]]] = []
         self._tie = count()
 
-    def run(self) -> float:
+    def run(self, engine: Engine) -> None:
         """Until nothing is left."""
+        self.engine = engine
         self._fill()
         while self._due:
             self.now, _, key, progress, run, rest = heapq.heappop(self._due)
             if self.engine.report(key, progress, {"device": run.device}):
                 self._schedule(key, progress.flops, run, rest)
             self._fill()
-        return self.now
 
     def _fill(self) -> None:
         """Start trials in free slots."""

@@ -13,6 +13,7 @@ from tuner.backends.contract import Job
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
+from tuner.meter import Meter
 from tuner.provenance import Provenance
 from tuner.search import Studies
 
@@ -333,3 +334,46 @@ def test_one_success_is_hope(small, tmp_path):
     for _ in range(8):
         engine.fail(engine.ask().key, "unlucky")
     assert not engine.hopeless
+
+
+@pytest.mark.parametrize("cap", [{"seconds": 40.0}, {"money": 0.02, "price_per_hour": 1.8}])
+def test_time_and_money_are_hard_stops(small, tmp_path, cap):
+    sweep = small(
+        budgets=[1e13], cap=cap, resources={"flops_per_second": 1e12}, pruning={"enabled": False}
+    )
+    simulate.simulate(sweep, tmp_path, slots=2)  # a trial takes ten simulated seconds
+    ledger = Ledger(tmp_path / "ledger.db")
+    assert 30 <= ledger.seconds() <= 40
+    assert ledger.counts() == {"completed": 4}
+    ledger.close()
+
+
+def test_a_trial_slower_than_planned_is_stopped_at_its_next_report(small, tmp_path):
+    sweep = small(budgets=[1e13], cap={"seconds": 40.0}, resources={"flops_per_second": 1e12})
+    engine, now = engine_in(sweep, tmp_path), [0.0]
+    engine.meter = Meter(sweep, engine.ledger, lambda: now[0])
+    trial = engine.ask()
+    told = []
+    for progress in start(engine, trial, tmp_path):
+        now[0] += 30.0
+        told.append(engine.report(trial.key, progress, {}))
+        if not told[-1]:
+            break
+    assert told == [True, False]
+    assert engine.ledger.record(trial.key).reason == "cap: the sweep's time is spent"
+    assert engine.ask() is Nothing.LEFT
+
+
+def test_time_is_booked_across_deaths(small, tmp_path):
+    sweep = small(budgets=[1e13], resources={"flops_per_second": 1e12}, search={"trials": 1})
+    engine, now = engine_in(sweep, tmp_path), [0.0]
+    engine.meter = Meter(sweep, engine.ledger, lambda: now[0])
+    trial = engine.ask()
+    now[0] = 7.0
+    engine.fail(trial.key, "SIGKILL")
+    assert engine.ledger.record(trial.key).seconds == 7.0
+    assert engine.ask() == trial
+    engine_in(sweep, tmp_path)  # the driver died: what may be lost is booked at the sweep's speed
+    quarter = trial.report_steps[0] * trial.flops_per_step
+    speed = quarter / 7.0
+    assert engine.ledger.record(trial.key).seconds == pytest.approx(7.0 + quarter / speed)
