@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 from analysis import wording
 from analysis.cells import cells
 from analysis.fit import Fits
-from analysis.laws import PUBLISHED, Array, Law, LossLaw, Value
+from analysis.laws import PUBLISHED, AllocationLaw, Array, Law, LossLaw, Value
 from analysis.profiles import Profile, profiles
-from analysis.results import Fit, FitError, Interval
+from analysis.results import Fit, FitError, Interval, Point
 from analysis.runs import Runs
 from analysis.style import (
     BLUE,
@@ -115,7 +115,7 @@ def _allocation(
         ax.plot(span.budgets, line, ":", lw=1.1, color=MUTED.light)
         ends.append(EndLabel(span.end, float(line[-1]), published.name, MUTED.light))
     _law_line(ax, span, optimum)
-    for point in best.points:
+    for point in _minima(fits):
         ax.plot(point.budget, getattr(point, quantity), "o", ms=5, color=BLUE.light)
     if target is not None:
         ax.plot(target, optimum(target), "*", ms=13, mfc=ORANGE.light, mec=PAPER.light)
@@ -125,6 +125,15 @@ def _allocation(
     _band(ax, span, best.n_opt_interval if quantity == "params" else best.d_opt_interval)
     label_ends(ax, ends)
     return ax
+
+
+def _minima(fits: Fits) -> tuple[Point, ...]:
+    """Minima of the profiles by the chosen approach; beside a law of loss, whose points only
+    repeat its line, by the first approach 2 there is."""
+    if isinstance(fits.best.fitted, AllocationLaw):
+        return fits.best.points
+    others = (fit.points for fit in fits.approaches if isinstance(fit.law, AllocationLaw))
+    return next(others, fits.best.points)
 
 
 def _optimum(law: Law, quantity: Literal["params", "tokens"]) -> Callable[[Value], Array]:

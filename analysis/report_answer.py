@@ -113,6 +113,7 @@ def _n_opt_picture(story: Story) -> Picture:
         ),
         caption=(
             "Compute-optimal parameters: this fit with its 95 % band, dashed beyond the runs; "
+            "points, the minimum of each budget; "
             "dotted, published laws, which count parameters of other data and tokenizers."
         ),
     )

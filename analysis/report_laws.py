@@ -3,6 +3,7 @@
 import math
 
 from analysis import figures, wording
+from analysis.fit import Fits
 from analysis.profiles import METHODS
 from analysis.report_page import (
     NO_INTERVAL,
@@ -11,11 +12,15 @@ from analysis.report_page import (
     Picture,
     Section,
     Story,
+    Table,
     between,
     table,
 )
 from analysis.results import REPORTED_BUDGETS, Fit
 from analysis.style import draw, svg
+
+_FAR = REPORTED_BUDGETS[-2:]
+_SHOWN_POINTS = 40
 
 
 def isoflop(story: Story) -> Section | LeftOut:
@@ -88,6 +93,8 @@ def allocation(story: Story) -> Section | LeftOut:
         title=title,
         tables=(
             table("Optimum by the chosen fit; far from the runs, only arithmetic", head, rows),
+            _power_laws(fits),
+            *_points(fits),
         ),
         pictures=(
             Picture(
@@ -102,6 +109,38 @@ def allocation(story: Story) -> Section | LeftOut:
             ),
         ),
     )
+
+
+def _power_laws(fits: Fits) -> Table:
+    """Both laws of every approach, with N_opt and D_opt where they are always given."""
+    rows = []
+    for fit in fits.approaches:
+        if fit.law is None:
+            continue
+        law = fit.allocation
+        values = (quantity(c) for c in _FAR for quantity in (fit.n_opt, fit.d_opt))
+        rows.append((
+            fit.name,
+            f"{float(law.n_coef):.5g} · C^{float(law.a):.5f}",
+            f"{float(law.d_coef):.5g} · C^{float(law.b):.5f}",
+            *(wording.count(float(value)) for value in values),
+        ))  # fmt: skip
+    places = (f"{letter} at {wording.flops(c)}" for c in _FAR for letter in ("N_opt", "D_opt"))
+    return table("Both laws, by every approach", ("approach", "N_opt", "D_opt", *places), rows)
+
+
+def _points(fits: Fits) -> tuple[Table, ...]:
+    """⟨C, N_opt⟩ and ⟨C, D_opt⟩ of the lowest run of each budget, where there are profiles."""
+    found = [fit.points for fit in fits.approaches if fit.name == "argmin" and fit.points]
+    head = ("budget C, FLOP", "N_opt", "D_opt", "loss, nat/token")
+    return tuple(
+        table("The lowest run of each budget", head, [
+            (wording.flops(point.budget), wording.count(point.params),
+             wording.count(point.tokens), wording.loss(point.loss))
+            for point in points[:_SHOWN_POINTS]
+        ])
+        for points in found
+    )  # fmt: skip
 
 
 def _table_budgets(story: Story) -> list[float]:

@@ -100,7 +100,7 @@ class Fit:
         """What the approach fits, by letter; empty where nothing was fitted."""
         if self.law is None:
             return {}
-        return {name: float(value) for name, value in letters(self.law).items()}
+        return _numbers(letters(self.law))
 
     @property
     def fitted(self) -> Law:
@@ -118,6 +118,12 @@ class Fit:
     def b(self) -> float:
         """Exponent of D_opt in C."""
         return float(self.fitted.b)
+
+    @property
+    def allocation(self) -> AllocationLaw:
+        """N_opt and D_opt as power laws of C, whatever was fitted."""
+        law = self.fitted
+        return AllocationLaw(n_coef=law.n_opt(1.0), a=law.a, d_coef=law.d_opt(1.0), b=law.b)
 
     def conf_int(self) -> dict[str, Interval]:
         """95 % interval of each parameter."""
@@ -186,6 +192,7 @@ class Fit:
             "ci_a": list(self.intervals["a"]) if "a" in self.intervals else None,
             "bse": dict(self.bse),
             "ci": {name: list(pair) for name, pair in self.intervals.items()},
+            "allocation": _numbers(letters(self.allocation)) if known else {},
             "points": [vars(point) for point in self.points],
             "n_opt": {key(c): float(self.n_opt(c)) for c in self.at} if known else {},
             "d_opt": {key(c): float(self.d_opt(c)) for c in self.at} if known else {},
@@ -216,6 +223,10 @@ class Fit:
             noise=record["noise"],
             at=tuple(record["at"]),
         )
+
+
+def _numbers(values: Mapping[str, Value]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _cost(law: Law | None) -> dict[str, float] | None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from analysis.laws import AllocationLaw
-from analysis.results import Fit
+from analysis.results import REPORTED_BUDGETS, Fit
 
 if TYPE_CHECKING:
     from analysis.comparison import Disagreement, Fits
@@ -28,12 +28,9 @@ def of_fit(fit: Fit) -> str:
         )
         lines.append(f"  {name:<7}{estimate:<14.7g}{error}{low_high}")
     if isinstance(fit.law, AllocationLaw):
-        lines += [
-            f"  {point.budget:.4g} FLOP: N_opt {point.params:.5g}, D_opt {point.tokens:.5g}, "
-            f"loss {point.loss:.5g}"
-            for point in fit.points[:SHOWN]
-        ]
-        lines += [f"  … and {len(fit.points) - SHOWN} more"] * (len(fit.points) > SHOWN)
+        lines += _points(fit)
+    else:
+        lines.append(f"  {_power_laws(fit)}")
     if (proof := fit.certificate) is not None:
         lines.append(
             f"  converged: gradient {proof.gradient:.1e}, Hessian condition {proof.condition:.1e}, "
@@ -43,12 +40,31 @@ def of_fit(fit: Fit) -> str:
     return "\n".join(lines)
 
 
+def _points(fit: Fit) -> list[str]:
+    """The points ⟨C, N_opt⟩ and ⟨C, D_opt⟩, a line a budget."""
+    shown = [
+        f"  {point.budget:.4g} FLOP: N_opt {point.params:.5g}, D_opt {point.tokens:.5g}, "
+        f"loss {point.loss:.5g}"
+        for point in fit.points[:SHOWN]
+    ]
+    return shown + [f"  … and {len(fit.points) - SHOWN} more"] * (len(fit.points) > SHOWN)
+
+
+def _power_laws(fit: Fit) -> str:
+    law = fit.allocation
+    return (
+        f"N_opt = {float(law.n_coef):.5g} · C^{float(law.a):.5f}, "
+        f"D_opt = {float(law.d_coef):.5g} · C^{float(law.b):.5f}"
+    )
+
+
 def of_fits(fits: "Fits") -> str:
     """All approaches, the choice, the disagreement."""
     lines = [f"{fits.source}: {fits.n} points, {len(fits.dropped)} rows dropped"]
     lines += [f"  row {row.row} dropped: {row.reason}" for row in fits.dropped[:5]]
     lines += [f"  … and {len(fits.dropped) - 5} more"] * (len(fits.dropped) > 5)
     lines += ["", *_table(fits), "", f"follow {fits.chosen}: {fits.chosen_because}"]
+    lines += [f"  {_power_laws(fits.best)}", *_points(fits.best)]
     lines += [
         f"held-out error of ln loss, {one.approach}: {one.error:.4g} over {one.folds} folds"
         for one in fits.validation
@@ -73,13 +89,14 @@ def _disagreement(record: "Disagreement") -> str:
 
 def _table(fits: "Fits") -> list[str]:
     shown = [fit for fit in fits.approaches if fit.law is not None]
-    budgets = shown[0].at
-    head = "".join(f"  N_opt({c:.3g})  D_opt({c:.3g})" for c in budgets[-2:])
+    asked = [c for c in shown[0].at if c not in REPORTED_BUDGETS]
+    budgets = [*asked, *REPORTED_BUDGETS[-2:]]
+    head = "".join(f"{f'N_opt({c:.3g})':>14}{f'D_opt({c:.3g})':>14}" for c in budgets)
     lines = [f"{'approach':<18}{'a':>8}  {'95 % of a':<18}{head}"]
     for fit in shown:
         interval = "[{:.4f}, {:.4f}]".format(*fit.intervals["a"]) if "a" in fit.intervals else ""
         values = "".join(
-            f"{float(fit.n_opt(c)):>14.4g}{float(fit.d_opt(c)):>14.4g}" for c in budgets[-2:]
+            f"{float(fit.n_opt(c)):>14.4g}{float(fit.d_opt(c)):>14.4g}" for c in budgets
         )
         lines.append(f"{fit.name:<18}{fit.a:>8.5f}  {interval:<18}{values}")
     return lines

@@ -25,6 +25,15 @@ def published():
 
 
 @pytest.fixture(scope="session")
+def course_file():
+    """The course's published profiles; skips where they are not at hand."""
+    path = PUBLISHED / "isoflops_curves.json"
+    if not path.exists():
+        pytest.skip(f"published tables are not at {PUBLISHED}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def truth():
     return LossLaw(E=1.2, A=30.0, B=60.0, alpha=0.35, beta=0.37)
 
