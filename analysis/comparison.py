@@ -6,8 +6,9 @@ from typing import Any
 
 from analysis import summary
 from analysis.laws import LossLaw
-from analysis.results import Fit
+from analysis.results import Fit, Interval
 from analysis.runs import Dropped
+from analysis.tables import Count, FlopCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,51 @@ class Validation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exponent:
+    """The exponent of N_opt under one convention."""
+
+    count: Count
+    """Which weights N counts."""
+    flops: FlopCount
+    """How budgets are counted."""
+    approach: str
+    a: float | None
+    """None where the approach could not be fitted; `reason` says why."""
+    interval: Interval | None
+    """95 %."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """The same runs under each way to count weights and FLOPs."""
+
+    exponents: tuple[Exponent, ...] = ()
+    """One a convention and approach."""
+    left_out: str = "not asked for"
+    """Why there is no table; empty where there is one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"exponents": [vars(one) for one in self.exponents], "left_out": self.left_out}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Conventions":
+        """A table read back."""
+        rows = (dict(row) for row in record["exponents"])
+        return cls(
+            left_out=record["left_out"],
+            exponents=tuple(
+                Exponent(interval=_pair(row.pop("interval")), **row) for row in rows
+            ),
+        )  # fmt: skip
+
+
+def _pair(record: Sequence[float] | None) -> Interval | None:
+    return None if record is None else (record[0], record[1])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fits:
     """What `fit` gives."""
 
@@ -50,6 +96,8 @@ class Fits:
     """Why, in words."""
     disagreement: tuple[Disagreement, ...] = ()
     validation: tuple[Validation, ...] = ()
+    conventions: Conventions = Conventions()
+    """`analysis.conventions.compared` fills it in."""
     source: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -78,6 +126,7 @@ class Fits:
             "chosen_because": self.chosen_because,
             "disagreement": [vars(record) for record in self.disagreement],
             "validation": [vars(record) for record in self.validation],
+            "conventions": self.conventions.to_dict(),
             "warnings": list(self.warnings),
         }
 
@@ -93,6 +142,7 @@ class Fits:
             chosen_because=record["chosen_because"],
             disagreement=tuple(Disagreement(**row) for row in record["disagreement"]),
             validation=tuple(Validation(**row) for row in record["validation"]),
+            conventions=Conventions.from_dict(record["conventions"]),
             warnings=tuple(record["warnings"]),
         )
 

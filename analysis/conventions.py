@@ -4,10 +4,10 @@ What N counts moves the exponent by .1 to .3; the table says how much of a resul
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
+from analysis.comparison import Conventions, Exponent, Fits
 from analysis.fit import fit
-from analysis.results import Interval
 from analysis.runs import Runs, RunTableError
 from analysis.tables import Count, FlopCount
 
@@ -15,32 +15,27 @@ COUNTS: tuple[Count, ...] = ("total", "non_embedding", "transformer")
 FLOP_COUNTS: tuple[FlopCount, ...] = ("6ND", "exact")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exponent:
-    """The exponent of N_opt under one convention."""
-
-    count: Count
-    """Which weights N counts."""
-    flops: FlopCount
-    """How budgets are counted."""
-    approach: str
-    a: float | None
-    """None where the approach could not be fitted; `reason` says why."""
-    interval: Interval | None
-    """95 %."""
-    reason: str
+def compared(runs: Runs, fits: Fits) -> Fits:
+    """`fits` with the table of exponents, or with the reason why these runs give none."""
+    try:
+        table = Conventions(exponents=exponents(runs), left_out="")
+    except RunTableError as error:
+        table = Conventions(left_out=str(error))
+    return replace(fits, conventions=table)
 
 
 def exponents(
     runs: Runs, *, approaches: Sequence[str] = ("parabola", "chinchilla"), replicates: int = 200
 ) -> tuple[Exponent, ...]:
-    """The table, one row a convention and approach; empty where the runs keep no counts apart.
+    """The table, one row a convention and approach.
 
     Raises:
         RunTableError: the runs' N is as given: it cannot be counted anew.
     """
     if runs.count == "as given":
-        raise RunTableError([f"{runs.source}: no columns params_embedding, params_head to count"])
+        raise RunTableError(
+            ["N is as the table gives it: no columns params_embedding, params_head to count anew"]
+        )
     return tuple(
         row
         for count in COUNTS

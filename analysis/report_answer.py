@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from analysis import figures, wording
+from analysis.comparison import Fits
 from analysis.laws import PUBLISHED
 from analysis.predict import Estimate, Prediction
 from analysis.report_page import NO_INTERVAL, REACH, Picture, Section, Story, Table, between, table
@@ -131,11 +132,12 @@ def certainty(story: Story) -> Section:
         key="certainty",
         title="How sure",
         text=(_choice(story),),
-        points=_brief([*fits.warnings, *said]),
+        points=_brief([*_without_conventions(fits), *fits.warnings, *said]),
         tables=(
             _approaches(story, target),
             *_disagreement(story),
             *_validation(story),
+            *_conventions(story.fits),
             *_dropped(story),
         ),
         pictures=pictures,
@@ -208,6 +210,24 @@ def _validation(story: Story) -> tuple[Table, ...]:
         return ()
     caption = "Fitted on smaller budgets, asked about larger ones"
     return (table(caption, ("approach", "error of the loss", "folds"), rows),)
+
+
+def _conventions(fits: Fits) -> tuple[Table, ...]:
+    rows = [
+        (row.count.replace("_", " "), row.flops, row.approach,
+         NO_INTERVAL if row.a is None else wording.exponent(row.a),
+         NO_INTERVAL if row.interval is None else between(row.interval, wording.exponent),
+         textwrap.shorten(row.reason, _BRIEF, placeholder=" …"))
+        for row in fits.conventions.exponents
+    ]  # fmt: skip
+    head = ("N counts", "C counts", "approach", "exponent a", "95 % interval", "doubt")
+    caption = "The same runs under other ways to count weights and FLOPs"
+    return (table(caption, head, rows),) if rows else ()
+
+
+def _without_conventions(fits: Fits) -> tuple[str, ...]:
+    reason = fits.conventions.left_out
+    return (f"Exponents under other conventions are left out: {reason}.",) if reason else ()
 
 
 def _dropped(story: Story) -> tuple[Table, ...]:

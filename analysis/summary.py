@@ -1,15 +1,19 @@
 """Fits as text for a person: the answer, how sure, and what could not be trusted and why."""
 
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from analysis.laws import AllocationLaw
 from analysis.results import REPORTED_BUDGETS, Fit
 
 if TYPE_CHECKING:
-    from analysis.comparison import Disagreement, Fits
+    from analysis.comparison import Conventions, Disagreement, Fits
 
 SHOWN = 12
 """Points listed of one approach: the hull of training curves has hundreds."""
+
+BRIEF = 90
+"""Characters of a doubt in a table."""
 
 
 def of_fit(fit: Fit) -> str:
@@ -70,6 +74,7 @@ def of_fits(fits: "Fits") -> str:
         for one in fits.validation
     ]
     lines += [_disagreement(record) for record in fits.disagreement]
+    lines += _conventions(fits.conventions)
     lines += [f"! {warning}" for warning in fits.warnings]
     lines += ["", *(of_fit(fit) for fit in fits.approaches)]
     return "\n".join(lines)
@@ -85,6 +90,21 @@ def _disagreement(record: "Disagreement") -> str:
         return line
     worst = 1 + max(record.extra_flops.values())
     return f"{line}; the worst needs {worst:.4g} times the compute"
+
+
+def _conventions(table: "Conventions") -> list[str]:
+    """Exponents by what is counted; a sentence where there are none."""
+    if table.left_out:
+        return [f"exponents under other conventions are left out: {table.left_out}"]
+    lines = ["", f"{'N counts':<15}{'C counts':<10}{'approach':<12}{'a':>8}  95 % of a"]
+    for row in table.exponents:
+        value = "—" if row.a is None else f"{row.a:.5f}"
+        interval = "" if row.interval is None else "[{:.4f}, {:.4f}]".format(*row.interval)
+        doubt = f"  ! {shorten(row.reason, BRIEF, placeholder=' …')}" if row.reason else ""
+        lines.append(
+            f"{row.count:<15}{row.flops:<10}{row.approach:<12}{value:>8}  {interval}{doubt}"
+        )
+    return [*lines, ""]
 
 
 def _table(fits: "Fits") -> list[str]:

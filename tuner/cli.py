@@ -166,10 +166,11 @@ def fit(
 
     Example: isoflop fit runs/demo --at 1e13
     """
+    from analysis.conventions import compared
     from analysis.fit import fit as fit_laws
 
     runs = _read(runs_path, column_map)
-    fits = fit_laws(runs, at=at or ())
+    fits = compared(runs, fit_laws(runs, at=at or ()))
     if as_json:
         _print_json(fits.to_dict())
     else:
@@ -405,11 +406,12 @@ def _storage_trouble() -> tuple[type[Exception], ...]:
 
 def _write_report(runs: "Runs", source: Path, path: Path, budget: float | None) -> None:
     from analysis import report as reports
+    from analysis.conventions import compared
     from analysis.fit import fit as fit_laws
     from analysis.predict import predict as allocate
 
     target = budget or 10 * float(runs.table["budget"].max())
-    fits = fit_laws(runs, at=[target])
+    fits = compared(runs, fit_laws(runs, at=[target]))
     prediction = allocate(runs, fits, target)
     if source.is_dir():
         (source / "fit.json").write_text(json.dumps(fits.to_dict(), indent=1) + "\n")

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from analysis.comparison import Conventions, Exponent
 from analysis.fit import Disagreement, Fits, Validation
 from analysis.laws import AllocationLaw, LossLaw
 from analysis.predict import Estimate, Prediction, ProposedShape
@@ -82,6 +83,15 @@ def fits(runs):
         disagreement=(Disagreement(budget=1e13, ratio=1.9, lowest="argmin", highest="chinchilla",
                                    extra_flops={"argmin": 0.03, "parabola": 0.0}),),
         validation=(Validation(approach="chinchilla", error=0.004, folds=2),),
+        conventions=Conventions(
+            left_out="",
+            exponents=(
+                Exponent(count="non_embedding", flops="6ND", approach="parabola", a=0.4,
+                         interval=(0.38, 0.42), reason="few sizes"),
+                Exponent(count="transformer", flops="exact", approach="parabola", a=None,
+                         interval=None, reason="no budgets"),
+            ),
+        ),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.conventions import exponents
+from analysis.comparison import Fits
+from analysis.conventions import compared, exponents
 from analysis.fit import fit
 from analysis.predict import predict
 from analysis.proposal import Surroundings, proposed_shape
@@ -126,6 +127,26 @@ def test_conventions_need_counts():
     runs = Runs.of(simulate_like_others())
     with pytest.raises(RunTableError, match="params_embedding"):
         exponents(runs)
+
+
+def test_fits_carry_the_table_of_conventions(tuned_runs, fits):
+    runs = Runs.of(tuned_runs.trials.assign(params_embedding=1000))
+    found = compared(runs, fits)
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert Fits.from_dict(record) == found
+    assert len(record["conventions"]["exponents"]) == 12
+    assert record["conventions"]["left_out"] == ""
+    row = found.conventions.exponents[1]
+    assert (row.count, row.flops, row.approach) == ("total", "6ND", "chinchilla")
+    assert f"total          6ND       chinchilla   {row.a:.5f}" in found.summary()
+    assert found.best == fits.best
+
+
+def test_a_table_without_counts_says_so(fits):
+    found = compared(Runs.of(simulate_like_others()), fits)
+    assert found.conventions.exponents == ()
+    assert "other conventions are left out: N is as the table gives it" in found.summary()
+    assert Fits.from_dict(found.to_dict()) == found
 
 
 def simulate_like_others():

@@ -7,6 +7,7 @@ import pytest
 import stories
 
 from analysis import report
+from analysis.comparison import Conventions
 
 
 class Page(HTMLParser):
@@ -118,6 +119,16 @@ def test_long_reasons_and_many_warnings_are_cut(tmp_path):
     html, _ = write(tmp_path, replace(told, fits=fits))
     assert "and 19 more like these" in html
     assert max(len(cell) for row in Page(html).rows for cell in row) < 250
+
+
+def test_the_exponents_by_convention_are_shown(tmp_path, page):
+    told = stories.story()
+    assert ["non embedding", "6ND", "parabola", "0.400", "0.380 … 0.420", "few sizes"] in page.rows
+    assert ["transformer", "exact", "parabola", "—", "—", "no budgets"] in page.rows
+    none = replace(told.fits, conventions=Conventions(left_out="N is as the table gives it"))
+    html, markdown = write(tmp_path, replace(told, fits=none))
+    for text in (html, markdown):
+        assert "under other conventions are left out: N is as the table gives it." in text
 
 
 def test_rows_that_were_not_fitted_are_counted_with_their_reason(page):
