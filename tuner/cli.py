@@ -1,6 +1,8 @@
 """The command `isoflop`, which alone sees everything. Heavy imports wait inside commands."""
 
 import json
+import math
+import shlex
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -50,6 +52,30 @@ ColumnMap = Annotated[
 ]
 
 
+def _positive(value: float | None) -> float | None:
+    """An option that is a positive, finite number, if it is given."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is no positive, finite number")
+    return value
+
+
+def _all_positive(values: list[float] | None) -> list[float] | None:
+    """The same for an option given several times."""
+    for value in values or ():
+        _positive(value)
+    return values
+
+
+PinE = Annotated[
+    float | None,
+    typer.Option(
+        "--pin-E",
+        metavar="LOSS",
+        help="An irreducible loss known beforehand, nat/token: given, not fitted. E.g. 2.567.",
+    ),
+]
+
+
 # --- sweeps
 
 
@@ -68,7 +94,8 @@ def plan(sweep_file: SweepFile, settings: Settings = None, as_json: AsJson = Fal
         _print_json(counted.to_dict())
     else:
         planview.show(counted, out)
-        talk.print(f"next: isoflop run {sweep_file}")
+        laid = "".join(f" -s {shlex.quote(setting)}" for setting in settings or ())
+        talk.print(f"next: isoflop run {sweep_file}{laid}", markup=False)
 
 
 @app.command()
@@ -136,6 +163,7 @@ def export(
     Example: isoflop export runs/demo -o table.csv
     """
     from analysis import runs
+    from tuner.config import ConfigError
     from tuner.export import TRIALS
     from tuner.export import export as write
     from tuner.status import open_folder
@@ -144,6 +172,8 @@ def export(
     table = write(folder, sweep, ledger, provenance)
     paths = [folder / name for name in TRIALS]
     if output is not None:
+        if output.suffix not in {".csv", ".parquet"}:
+            raise ConfigError(f"-o {output}: end it in .csv or .parquet")
         runs.write(table, output)
         paths.append(output)
     for path in paths:
@@ -158,19 +188,29 @@ def fit(
     runs_path: RunTable,
     column_map: ColumnMap = None,
     at: Annotated[
-        list[float] | None, typer.Option(help="Also give N_opt and D_opt at this budget, FLOP.")
+        list[float] | None,
+        typer.Option(
+            help="Also give N_opt and D_opt at this budget, FLOP.", callback=_all_positive
+        ),
     ] = None,
+    pin_E: PinE = None,
+    replicates: Annotated[
+        int, typer.Option(min=0, help="Bootstrap draws for the intervals; 0: no intervals.")
+    ] = 1000,
     as_json: AsJson = False,
 ) -> None:
     """Fit every compute-optimal law the table supports, side by side.
 
     Example: isoflop fit runs/demo --at 1e13
+
+    Known irreducible loss: isoflop fit data/isoflops_curves.json --pin-E 1.9 --replicates 4000
     """
     from analysis.conventions import compared
     from analysis.fit import fit as fit_laws
 
     runs = _read(runs_path, column_map)
-    fits = compared(runs, fit_laws(runs, at=at or ()))
+    fits = fit_laws(runs, at=at or (), pinned_E=pin_E, replicates=replicates)
+    fits = compared(runs, fits, pinned_E=pin_E, replicates=min(replicates, 200))
     if as_json:
         _print_json(fits.to_dict())
     else:
@@ -180,19 +220,33 @@ def fit(
 @app.command()
 def predict(
     runs_path: RunTable,
-    budget: Annotated[float, typer.Option(help="Compute of the run being planned, FLOP.")],
+    budget: Annotated[
+        float, typer.Option(help="Compute of the run being planned, FLOP.", callback=_positive)
+    ],
     column_map: ColumnMap = None,
+    served: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Tokens the model will serve in its life: also say which model of the same loss "
+            "is cheapest to train and to serve. E.g. 1e12.",
+        ),
+    ] = None,
+    pin_E: PinE = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what to train at a budget: N, D, shape, learning rate, batch, loss, with intervals.
 
     Example: isoflop predict runs/demo --budget 1e13
+
+    With inference: isoflop predict data/isoflops_curves.json --budget 1e22 --served 1e12
     """
     from analysis.fit import fit as fit_laws
     from analysis.predict import predict as allocate
 
     runs = _read(runs_path, column_map)
-    prediction = allocate(runs, fit_laws(runs, at=[budget]), budget)
+    fits = fit_laws(runs, at=[budget], pinned_E=pin_E)
+    prediction = allocate(runs, fits, budget, served=served)
     if as_json:
         _print_json(prediction.to_dict())
     else:
@@ -205,7 +259,10 @@ def report(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file.")] = None,
     budget: Annotated[
         float | None,
-        typer.Option(help="What the answer is for, FLOP; default ten times the largest."),
+        typer.Option(
+            help="What the answer is for, FLOP; default ten times the largest.",
+            callback=_positive,
+        ),
     ] = None,
     column_map: ColumnMap = None,
 ) -> None:
@@ -297,10 +354,10 @@ def doctor(as_json: AsJson = False) -> None:
 def train(
     sweep_file: SweepFile,
     size: Annotated[str, typer.Option(help="Layers and width, e.g. 2x32.")],
-    budget: Annotated[float, typer.Option(help="FLOP.")],
-    learning_rate: Annotated[float, typer.Option(help="Peak rate.")],
+    budget: Annotated[float, typer.Option(help="FLOP.", callback=_positive)],
+    learning_rate: Annotated[float, typer.Option(help="Peak rate.", callback=_positive)],
     settings: Settings = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     folder: Annotated[Path, typer.Option("--dir", help="The model's folder.")] = Path("runs/model"),
 ) -> None:
     """Train one model by a sweep's recipe; killed and started again, it goes on.
@@ -310,8 +367,7 @@ def train(
     from tuner import single
     from tuner.config import load
 
-    alone = ["design=isoflop", "grid.tokens=[]", f"budgets=[{budget!r}]"]
-    sweep = load(sweep_file, [*(settings or ()), *alone])
+    sweep = load(sweep_file, settings or ())
     for progress in single.train(sweep, size, budget, learning_rate, seed, folder):
         talk.print(
             f"step {progress.step}  {progress.tokens:,} tokens  {progress.flops:.3g} FLOP  "
@@ -449,6 +505,12 @@ def _check_names() -> None:
             )
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    from tuner.config import BudgetError
+
+    return (BudgetError,)
+
+
 def _mistakes() -> tuple[type[Exception], ...]:
     """Errors that are a person's; looked up when something was raised, because they load pandas."""
     from analysis.results import FitError
@@ -472,8 +534,12 @@ def main() -> None:
         app()
     except SystemExit:
         raise
+    except _refusals() as error:
+        _leave(str(error), REFUSED)
     except _mistakes() as error:
         _leave(str(error), YOUR_INPUT)
+    except sqlite3.DatabaseError as error:
+        _leave(f"ledger.db: {error}; restore it, or name another folder", YOUR_INPUT)
     except OSError as error:
         _leave(f"{error.filename or 'file'}: {error.strerror or error}", YOUR_INPUT)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ from tuner.sections import (
     Target,
     Training,
 )  # fmt: skip
+
+
+class BudgetError(Exception):
+    """The cap does not allow what was asked: exit 3."""
 
 
 class ConfigError(Exception):
@@ -101,9 +106,12 @@ class Sweep(Section):
         return self.grid.tokens if self.design == "grid" else self.budgets
 
     def batch_size(self, level: float) -> int:
-        """Sequences a step at one of the `levels`."""
+        """Sequences a step at `level`: of the nearest of the `levels`."""
         sizes = self.training.batch_size
-        return sizes if isinstance(sizes, int) else sizes[self.levels.index(level)]
+        if isinstance(sizes, int):
+            return sizes
+        ratios = [abs(math.log(level / known)) for known in self.levels]
+        return sizes[ratios.index(min(ratios))]
 
     @property
     def target_budget(self) -> float | None:

@@ -8,7 +8,7 @@ so an engine built on the same folder after any death goes on where the other st
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
 
@@ -18,7 +18,7 @@ from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger, Record, Status
 from tuner.meter import Clock, Meter
 from tuner.scheduler import Asha
-from tuner.search import Studies
+from tuner.search import DESIGNED, Studies
 from tuner.soundness import Profile
 from tuner.space import Cell, Size, Trial
 
@@ -43,36 +43,40 @@ class Engine:
         studies: Studies,
         *,
         cap: float,
+        max_tokens: float = math.inf,
         clock: Clock = time.monotonic,
     ) -> None:
         self.sweep = sweep
         self.ledger = ledger
         self.studies = studies
         self.cap = cap
+        self.max_tokens = max_tokens
         self.vocab_size = studies.vocab_size
         self.asha = Asha(
             reduction=sweep.pruning.reduction, min_population=sweep.pruning.min_population
         )
         self.meter = Meter(sweep, ledger, clock)
+        self._repeated: set[tuple[str, int]] = set()
         self._recover()
 
     # --- ask
 
     def ask(self) -> Trial | Nothing:
         """The next trial to start, its FLOPs reserved; or why there is none."""
+        nothing = Nothing.YET if self.ledger.records("running") else Nothing.LEFT
         if self.hopeless:
-            return Nothing.LEFT
+            return nothing
         for record in self.ledger.records("waiting"):
             trial = self.trial(record)
             if self._start(trial):
                 return trial
-            if record.attempts:
+            if nothing is Nothing.LEFT:  # no running trial will give anything back
                 self._end(record, "failed", "cap: nothing is left for another attempt")
         if not self.ledger.records("waiting"):
             proposed = self._propose()
             if proposed is not None:
                 return proposed
-        return Nothing.YET if self.ledger.records("running") else Nothing.LEFT
+        return nothing
 
     @property
     def hopeless(self) -> str:
@@ -126,7 +130,7 @@ class Engine:
         stands = self.ledger.fact(name)
         if stands is None:
             n_opt = self._predicted_n_opt(budget) if self.sweep.search.warm_start else None
-            sizes = space.window(self.sweep, budget, self.vocab_size, n_opt)
+            sizes = self._possible(budget, space.window(self.sweep, budget, self.vocab_size, n_opt))
             stands = self.ledger.write_fact(name, json.dumps(sizes))
         return tuple((layers, width) for layers, width in json.loads(stands))
 
@@ -136,12 +140,18 @@ class Engine:
         stands = json.loads(self.ledger.fact(name) or "[]")
         if not any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
             known = self.ledger.keys()
-            wanted = self._profile(budget).wanted(
-                self.sweep, space.offered(self.sweep, budget, self.vocab_size)
-            )
+            offered = space.offered(self.sweep, budget, self.vocab_size)
+            wanted = self._profile(budget).wanted(self.sweep, self._possible(budget, offered))
             stands += [asdict(cell) for cell in wanted if cell.key not in known]
             self.ledger.write_fact(name, json.dumps(stands))
         return [Cell.from_dict(fields) for fields in stands]
+
+    def _possible(self, budget: float, sizes: Sequence[Size]) -> list[Size]:
+        """Those of `sizes` that get a whole step and enough text."""
+        cells = space.cells(self.sweep, budget, sizes)
+        trials = (space.trial(self.sweep, cell.asked(1.0), self.vocab_size) for cell in cells)
+        able = {t.question.size for t in trials if t.steps and t.tokens <= self.max_tokens}
+        return [size for size in sizes if size in able]
 
     def _profile(self, budget: float) -> Profile:
         return soundness.profile(self.sweep, self.ledger, self.vocab_size, budget)
@@ -160,10 +170,11 @@ class Engine:
         if cell.seed != self.sweep.seed:
             first = self.ledger.record(replace(cell, seed=self.sweep.seed).key)
             return first.question.learning_rate
-        if cell.number or not self.sweep.search.warm_start:
+        search = self.sweep.search
+        if cell.number or not search.warm_start or search.sampler in DESIGNED:
             return None
         best = self._best_below(cell.budget)
-        low, high = self.sweep.search.learning_rate
+        low, high = search.learning_rate
         return best.question.learning_rate if best else math.sqrt(low * high)
 
     def _best_below(self, budget: float) -> Trial | None:
@@ -177,15 +188,24 @@ class Engine:
 
     # --- report, fail
 
-    def report(self, key: str, progress: Progress, device: dict[str, str]) -> bool:
-        """Enter an evaluation; True if the trial goes on, False if it is over."""
+    def report(
+        self, key: str, progress: Progress, device: dict[str, str], *, began: int | None = None
+    ) -> bool:
+        """Enter an evaluation; True if the trial goes on, False if it is over.
+
+        Args:
+            key: of the trial.
+            progress: what it reports; what was reported before is passed over.
+            device: what it runs on.
+            began: step from which this attempt trains; None if it lost no checkpoint.
+        """
         record = self.ledger.record(key)
         if record.status in ENDED:
             return False
         trial = self.trial(record)
         seen = self.ledger.last(key)
         if seen is not None and progress.step < seen.step:
-            return True
+            return self._repeats(record, trial, seen, seen.step if began is None else began)
         self.ledger.report(key, progress, device)
         self.meter.book(key)
         if self._over(record, trial, progress):
@@ -196,6 +216,21 @@ class Engine:
             share = progress.flops / trial.flops
             self._end(record, "pruned", f"ASHA at {share:.0%} of the budget")
         return self.ledger.record(key).status == "running"
+
+    def _repeats(self, record: Record, trial: Trial, seen: Progress, began: int) -> bool:
+        """An attempt repeats reports: if its checkpoint is gone, it repeats the training too.
+
+        That work is charged again, once an attempt; where the cap forbids it the trial ends.
+        """
+        again = (seen.step - began) * trial.flops_per_step
+        attempt = (record.key, record.attempts)
+        if again <= 0 or attempt in self._repeated:
+            return True
+        self._repeated.add(attempt)
+        if self.ledger.charge_again(record.key, again, self.cap):
+            return True
+        self._end(record, "failed", "cap: its checkpoint is gone, and nothing is left to repeat it")
+        return False
 
     def _over(self, record: Record, trial: Trial, progress: Progress) -> bool:
         """End the trial if it ended itself."""
@@ -210,23 +245,28 @@ class Engine:
         record = self.ledger.record(key)
         if record.status != "running":
             return
-        last = self.ledger.last(key)
+        self._lose(record, reason)
+        if self.ledger.count_death(key) >= self.sweep.resources.max_attempts:
+            self._end(record, "failed", reason)
+
+    def _lose(self, record: Record, reason: str) -> None:
+        """End an attempt: all work up to the next report may be lost, and is charged."""
+        if record.status != "running":
+            return
+        last = self.ledger.last(record.key)
         reached = last.step if last else 0
         trial = self.trial(record)
         lost = (trial.next_report(reached) - reached) * trial.flops_per_step
-        self.meter.end(key, lost=lost)
-        if record.attempts >= self.sweep.resources.max_attempts:
-            self._end(record, "failed", reason, lost=lost)
-        else:
-            self.ledger.settle(key, "waiting", reason, lost=lost)
+        self.meter.end(record.key, lost=lost)
+        self.ledger.settle(record.key, "waiting", reason, lost=lost)
 
     def _goes_on(self, trial: Trial, progress: Progress) -> bool:
         if not self.sweep.pruning.enabled:
             return True
         return self.asha.goes_on(_group(trial, progress.step), trial.key, progress.loss)
 
-    def _end(self, record: Record, status: Status, reason: str, *, lost: int = 0) -> None:
-        self.ledger.settle(record.key, status, reason, lost=lost)
+    def _end(self, record: Record, status: Status, reason: str) -> None:
+        self.ledger.settle(record.key, status, reason)
         self._tell(record, status)
 
     def _tell(self, record: Record, status: Status) -> None:
@@ -244,11 +284,12 @@ class Engine:
             trial = self.trial(record)
             reports = self.ledger.reports(record.key)
             for progress in reports:
-                self.asha.remember(_group(trial, progress.step), trial.key, progress.loss)
+                if not progress.diverged:
+                    self.asha.remember(_group(trial, progress.step), trial.key, progress.loss)
             if record.status in ENDED:
                 self._tell(record, record.status)
             elif not (reports and self._over(record, trial, reports[-1])):
-                self.fail(record.key, "the sweep was interrupted")
+                self._lose(record, "the sweep was interrupted")
         known = {(r.question.budget, r.optuna) for r in self.ledger.records()}
         self.studies.forget_unknown(known)
 

@@ -4,7 +4,7 @@ import math
 from functools import cache
 
 from model.shape import Shape
-from tuner.config import Sweep
+from tuner.config import ConfigError, Sweep
 from tuner.sections import Shapes
 
 Size = tuple[int, int]
@@ -20,6 +20,13 @@ def shape(sweep: Sweep, size: Size, vocab_size: int) -> Shape:
 def full_shape(options: Shapes, size: Size, vocab_size: int) -> Shape:
     """A sweep's (num_layers, d_model) as a full shape, by its `[shapes]` alone."""
     num_layers, d_model = size
+    try:
+        return _filled(options, num_layers, d_model, vocab_size)
+    except ValueError as error:
+        raise ConfigError(f"shape {num_layers}x{d_model}: {error}") from None
+
+
+def _filled(options: Shapes, num_layers: int, d_model: int, vocab_size: int) -> Shape:
     return Shape(
         d_model=d_model,
         num_layers=num_layers,

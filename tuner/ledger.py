@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS trials (
     status TEXT NOT NULL DEFAULT 'waiting',
     reason TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
+    deaths INTEGER NOT NULL DEFAULT 0,       -- attempts that died while the sweep lived
     reserved TEXT NOT NULL DEFAULT '0',  -- FLOP; text, because a trial may pass 2**63
     charged TEXT NOT NULL DEFAULT '0',
     seconds REAL NOT NULL DEFAULT 0,         -- slot time
@@ -43,10 +44,6 @@ CREATE TABLE IF NOT EXISTS reports (
     PRIMARY KEY (key, step)
 ) WITHOUT ROWID;
 """
-
-
-class BudgetError(Exception):
-    """The cap does not allow what was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +140,15 @@ class Ledger:
                     ),
                 )
 
+    def charge_again(self, key: str, flops: int, cap: float) -> bool:
+        """Charge work that a trial repeats, unless that would pass the cap."""
+        with self._transaction():
+            if self.committed() + flops > cap:
+                return False
+            charged = self.record(key).charged + flops
+            self._db.execute("UPDATE trials SET charged = ? WHERE key = ?", (str(charged), key))
+        return True
+
     def settle(self, key: str, status: Status, reason: str = "", *, lost: int = 0) -> None:
         """End an attempt: charge `lost` FLOPs on top of what was reported, refund the rest."""
         with self._transaction():
@@ -152,6 +158,12 @@ class Ledger:
                 "WHERE key = ?",
                 (status, reason, str(charged), key),
             )
+
+    def count_death(self, key: str) -> int:
+        """One more attempt died by itself; how many have."""
+        self._db.execute("UPDATE trials SET deaths = deaths + 1 WHERE key = ?", (key,))
+        row = self._db.execute("SELECT deaths FROM trials WHERE key = ?", (key,)).fetchone()
+        return row["deaths"]
 
     def occupy(self, key: str, seconds: float) -> None:
         """Add to the time a trial occupied its slot."""

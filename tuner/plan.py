@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from tuner import space
-from tuner.config import ConfigError, Sweep
+from tuner.config import BudgetError, ConfigError, Sweep
 from tuner.sections import Cap
 
 BYTE_VOCABULARY = 256
@@ -73,7 +73,8 @@ def plan(sweep: Sweep, vocab_size: int | None = None) -> Plan:
         vocab_size: distinct tokens, where the corpus is known; left out: by the tokenizer's name.
 
     Raises:
-        ConfigError: a trial would not get one whole step, or the cap buys no trial at all.
+        ConfigError: a trial would not get one whole step.
+        BudgetError: the cap buys no trial at all.
     """
     vocab_size = vocab_size or vocabulary(sweep)
     budgets = tuple(
@@ -162,10 +163,33 @@ def _refuse(sweep: Sweep, budgets: tuple[BudgetPlan, ...], limit: float) -> None
             f"`grid.tokens`: {sweep.grid.tokens[0]} are no whole step; raise them, or lower "
             "training.batch_size or shapes.context_length"
         )
+    names = [f"{b.budget:g}" for b in budgets]
+    if len(set(names)) < len(names):
+        alike = sorted(name for name in set(names) if names.count(name) > 1)
+        faults.append(f"budgets {', '.join(alike)} are alike to six digits: keep them apart")
+    if faults:
+        raise ConfigError("\n".join(f"{sweep.name}: {fault}" for fault in faults))
     if limit < budgets[0].budget:
-        faults.append(
-            f"`cap.flops` = {limit:g} buys no trial at the smallest budget, {budgets[0].budget:g}"
+        raise BudgetError(
+            f"{sweep.name}: `cap.flops` = {limit:g} buys no trial at the smallest budget, "
+            f"{budgets[0].budget:g}; raise it"
         )
+
+
+def check_corpus(sweep: Sweep, counted: Plan, train_tokens: int) -> None:
+    """Refuse trials that would see their corpus more than once, unless that is permitted.
+
+    Raises:
+        ConfigError: which budgets, by how much, and what to do.
+    """
+    if sweep.data.allow_repeats:
+        return
+    faults = [
+        f"budget {b.budget:g}: its smallest shape sees {b.tokens[1]:,} tokens, {sweep.data.source} "
+        f"has {train_tokens:,}; use more text, larger shapes, or data.allow_repeats = true"
+        for b in counted.budgets
+        if b.tokens[1] > train_tokens
+    ]
     if faults:
         raise ConfigError("\n".join(f"{sweep.name}: {fault}" for fault in faults))
 

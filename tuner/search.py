@@ -23,6 +23,8 @@ from tuner.space import Cell
 
 RATE = "learning_rate"
 SIZE = "params"
+DESIGNED = ("grid", "qmc")
+"""Samplers whose rates are settled beforehand."""
 
 
 class Studies:
@@ -93,6 +95,8 @@ class Studies:
     def forget_unknown(self, known: set[tuple[float, int]]) -> None:
         """End the trials that a kill left in a study before the ledger knew of them."""
         for budget, study in self._studies.items():
+            for _ in study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+                study.ask()  # takes up what was enqueued; a waiting trial cannot be told
             for trial in study.get_trials(deepcopy=False):
                 if not trial.state.is_finished() and (budget, trial.number) not in known:
                     study.tell(trial.number, state=TrialState.FAIL)

@@ -37,8 +37,10 @@ class Data(Section):
 
     source: str = "python-stdlib"
     """A file, folder or glob of text, a prepared corpus, or a source known by name."""
-    tokenizer: str = Field(default="byte", pattern=r"^(byte|bpe:\d+)$")
-    """`byte`, or `bpe:SIZE` trained on the source."""
+    tokenizer: str = Field(
+        default="byte", pattern=r"^(byte|bpe:(25[7-9]|2[6-9]\d|[3-9]\d\d|[1-9]\d{3,}))$"
+    )
+    """`byte`, or `bpe:SIZE` trained on the source, SIZE from 257 up: bytes and a separator."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of documents held out, each chosen by its content."""
     max_bytes: Count | None = None
@@ -188,7 +190,7 @@ class Resources(Section):
     cpus_per_trial: Annotated[float, Field(ge=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     slots: Count | None = None
-    """Trials at once; left out: as many as fit."""
+    """Trials at once on this machine; left out, and on a cluster: as many as fit."""
     flops_per_second: Positive = 1e10
     """Training speed of one slot that the plan reckons with: `isoflop doctor` measures it."""
     max_attempts: Count = 4

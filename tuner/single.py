@@ -39,15 +39,21 @@ def train(
         ConfigError: `size` is no size, the budget buys no step, or `folder` holds another model.
         CorpusError: the corpus cannot be read or made.
     """
+    sweep = _alone(sweep, budget)
     question = Question(
         budget=budget, size=_size(size), learning_rate=learning_rate, number=0, seed=seed
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, sweep, question)
     corpus = corpora.of(sweep, folder.parent)
     trial = space.trial(sweep, question, corpus.vocab_size)
     if trial.steps < 1:
         raise ConfigError(f"--budget {budget:g}: buys no whole step at --size {size}; raise it")
+    if trial.tokens > corpus.train_tokens and not sweep.data.allow_repeats:
+        raise ConfigError(
+            f"--budget {budget:g}: {trial.tokens:,} tokens, {sweep.data.source} has "
+            f"{corpus.train_tokens:,}; lower it, or -s data.allow_repeats=true"
+        )
+    _claim(folder, sweep, question)
     job = Job(
         sweep=sweep, vocab_size=corpus.vocab_size, corpus=corpus.folder,
         checkpoints=folder, peak_flops=0.0,
@@ -77,6 +83,17 @@ def generate(
     torch.manual_seed(seed)
     written = model.generate(asked, tokens, temperature=temperature, top_k=top_k)
     return prompt + coder.decode(written[0].tolist())
+
+
+def _alone(sweep: Sweep, budget: float) -> Sweep:
+    """The sweep with this one budget, at the batch size of its nearest."""
+    sizes = sweep.training.batch_size
+    near = sweep.batch_size(budget) if sweep.design == "isoflop" else sizes
+    batch = near if isinstance(near, int) else near[0]
+    training = sweep.training.model_copy(update={"batch_size": batch})
+    return sweep.model_copy(
+        update={"design": "isoflop", "budgets": (budget,), "training": training}
+    )
 
 
 def _size(text: str) -> space.Size:

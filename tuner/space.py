@@ -225,8 +225,11 @@ def _answering(sweep: Sweep) -> tuple[object, ...]:
     if sweep.backend == "replay":
         return sweep.replay.match, sweep.replay.within, _record(sweep).fingerprint
     settings = sweep.law if sweep.backend == "law" else sweep.training
+    # Threads and device may move the last bits of a sum.
+    place = (sweep.resources.cpus_per_trial, sweep.resources.gpus_per_trial)
     pretended = {"seconds_per_trial", "flops_per_second", "faults"}
-    return (settings.model_dump(mode="json", exclude={"batch_size", *pretended}),)
+    told = settings.model_dump(mode="json", exclude={"batch_size", *pretended})
+    return (told, *(place if sweep.backend == "train" else ()))
 
 
 def _record(sweep: Sweep) -> "Recording":

@@ -1,6 +1,8 @@
 """Wires the engine to Ray Tune: one experiment for the whole sweep. Run it, or go on with it."""
 
+import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +25,13 @@ from tuner import corpora, plan, space, trainable
 from tuner import provenance as provenances
 from tuner.attempt import checkpoint_path
 from tuner.backends.contract import Job
-from tuner.config import ConfigError, Sweep
+from tuner.config import ConfigError, Sweep, load
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance
 from tuner.search import Studies
+from tuner.sections import Resources
 from tuner.tensorboard import TensorBoard
 from tuner.watch import Unsaved, Watcher
 
@@ -41,6 +44,8 @@ class InterruptedSweepError(Exception):
     """The sweep stopped before its end; what is finished is kept."""
 
 
+SLOT = "slot"
+"""Ray resource of a machine of our own: one a trial that may run at once."""
 _PROGRESS = [field.name for field in fields(Progress)]
 
 
@@ -64,7 +69,14 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         corpus = corpora.of(sweep, folder.parent) if sweep.backend == "train" else None
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
-        engine = Engine(sweep, ledger, studies, cap=plan.plan(sweep, provenance.vocab_size).cap)
+        counted = plan.plan(sweep, provenance.vocab_size)
+        if corpus is not None:
+            plan.check_corpus(sweep, counted, corpus.train_tokens)
+        endless = corpus is None or sweep.data.allow_repeats
+        engine = Engine(
+            sweep, ledger, studies, cap=counted.cap,
+            max_tokens=math.inf if endless else corpus.train_tokens,
+        )  # fmt: skip
         with _ray(sweep, address):
             job = Job(
                 sweep=sweep,
@@ -85,16 +97,21 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
 
 
 def write(sweep: Sweep, folder: Path) -> None:
-    """Write the sweep's file into its folder, or check that the same stands there.
+    """Write the sweep's file and its plan into its folder.
 
     Raises:
-        ConfigError: another sweep stands there.
+        ConfigError: another sweep began there; only its cap may be changed.
     """
     path = folder / "sweep.toml"
-    text = tomli_w.dumps(sweep.model_dump(mode="json", exclude_none=True))
-    if path.exists() and path.read_text() != text:
-        raise ConfigError(f"{path}: the folder holds another sweep; name another with --dir")
-    path.write_text(text)
+    if (folder / "ledger.db").exists() and path.exists():
+        ledger = Ledger(folder / "ledger.db")
+        began = provenances.read(ledger) is not None
+        ledger.close()
+        stands = load(path)
+        if began and stands.model_copy(update={"cap": sweep.cap}) != sweep:
+            raise ConfigError(f"{path}: the folder holds another sweep; name another with --dir")
+    path.write_text(tomli_w.dumps(sweep.model_dump(mode="json", exclude_none=True)))
+    (folder / "plan.json").write_text(json.dumps(plan.plan(sweep).to_dict(), indent=1) + "\n")
 
 
 @contextmanager
@@ -126,19 +143,44 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    own: dict[str, Any] = {}
-    if address is None:
-        slots, each = sweep.resources.slots, sweep.resources.cpus_per_trial
-        own = {
-            "num_cpus": max(1, round(slots * each)) if slots else None,
-            "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
-        }
+    own = _machine(sweep.resources) if address is None else {}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     try:
+        if own:
+            _check_room(sweep)
         yield
     finally:
         ray.shutdown()
+
+
+def _machine(resources: Resources) -> dict[str, Any]:
+    """How a Ray of our own starts: on loopback, with as many slots as the sweep asks for."""
+    slots, each = resources.slots, resources.cpus_per_trial
+    return {
+        "num_cpus": max(1, math.ceil(slots * each)) if slots else None,
+        "resources": {SLOT: slots} if slots else None,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
+def _check_room(sweep: Sweep) -> None:
+    """Refuse a trial that this machine can never start: Ray would wait for one that can."""
+    room, resources = ray.cluster_resources(), sweep.resources
+    asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    short = [
+        f"resources.{name.lower()}s_per_trial = {amount:g}: this machine has {room.get(name, 0):g}"
+        for name, amount in asked.items()
+        if amount > room.get(name, 0)
+    ]
+    if short:
+        raise ConfigError("\n".join(f"{line}; lower it, or give --address" for line in short))
+
+
+def _share(resources: Resources) -> dict[str, float]:
+    """What one trial takes of Ray."""
+    share = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    return share | ({SLOT: 1.0} if SLOT in ray.cluster_resources() else {})
 
 
 def _peak(sweep: Sweep, ledger: Ledger) -> float:
@@ -158,7 +200,6 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    resources = engine.sweep.resources
     driver = Driver(engine, job)
 
     def write_table() -> None:
@@ -167,7 +208,7 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trainable.run_trial, job=job),
-            {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+            _share(engine.sweep.resources),
         ),
         tune_config=TuneConfig(
             metric="loss",
@@ -265,7 +306,7 @@ class _Scheduler(FIFOScheduler):
         """Enter an evaluation; stop the trial if the engine says so."""
         progress = Progress(**{name: result[name] for name in _PROGRESS})
         device = {name: result[name] for name in ("device", "peak_flops")}
-        goes_on = self.driver.engine.report(result["key"], progress, device)
+        goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
         if not goes_on:
             checkpoint_path(self.driver.job, result["key"]).unlink(missing_ok=True)
         # A final report's function returns by itself, and its actor is used again at once.

@@ -7,7 +7,7 @@ from ray import tune
 
 from model.progress import Progress
 from tuner import space
-from tuner.attempt import attempt, checkpoint_path
+from tuner.attempt import attempt, began, checkpoint_path
 from tuner.backends import contract
 from tuner.backends.contract import Job
 from tuner.config import Sweep
@@ -24,8 +24,10 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
     """
     trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
     run = contract.start(job, trial, attempt=config["attempt"])
-    for progress in attempt(run, checkpoint_path(job, trial.key)):
-        tune.report(_result(trial.key, progress, job, run.device))
+    checkpoint = checkpoint_path(job, trial.key)
+    start = began(checkpoint)
+    for progress in attempt(run, checkpoint):
+        tune.report({**_result(trial.key, progress, job, run.device), "began": start})
 
 
 def probe_peak(sweep: Sweep) -> float:

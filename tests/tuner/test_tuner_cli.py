@@ -133,7 +133,8 @@ def test_the_doctor_is_content_here():
     [
         (("plan", "absent.toml"), "absent.toml: no such file. Ready ones are in tuner/sweeps/"),
         (("plan", "LAW", "-s", "search.trails=3"), "Did you mean `search.trials`?"),
-        (("plan", "LAW", "-s", "cap.flops=1"), "buys no trial at the smallest budget"),
+        (("plan", "LAW", "-s", "search=5"), "`search` = 5"),
+        (("plan", "LAW", "-s", 'data.tokenizer="bpe:0"'), '`data.tokenizer` = "bpe:0"'),
         (
             ("run", "LAW", "-s", "budgets=[]", "--yes"),
             "law.toml: `budgets` is missing. Add it, e.g. budgets = ",
@@ -160,6 +161,41 @@ def test_wrong_input_gets_one_clear_line(law, tmp_path, arguments, said):
     assert "Traceback" not in result.stderr
     assert not result.stdout
     assert all(line.startswith("isoflop: ") for line in result.stderr.splitlines())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "t.csv", "--budget"),
+        ("report", "t.csv", "--budget"),
+        ("fit", "t.csv", "--at"),
+        ("train", "s.toml", "--size", "1x8", "--learning-rate", "1", "--budget"),
+        ("train", "s.toml", "--size", "1x8", "--budget", "1e9", "--learning-rate"),
+    ],
+)
+def test_numbers_that_must_be_positive(arguments, value):
+    result = CliRunner().invoke(app, [*arguments, value])
+    assert result.exit_code == 2
+    assert "is no positive, finite number" in result.output
+
+
+def test_a_cap_that_buys_nothing_is_refused(law):
+    result = isoflop("plan", law, "-s", "cap.flops=1")
+    assert result.returncode == 3
+    assert "buys no trial at the smallest budget" in result.stderr
+
+
+def test_a_ledger_that_is_none(tmp_path):
+    (tmp_path / "ledger.db").write_text("this is no database, however long it may be" * 100)
+    result = isoflop("status", tmp_path)
+    assert result.returncode == 2
+    assert "ledger.db: file is not a database" in result.stderr
+
+
+def test_the_hint_carries_the_settings(law):
+    result = isoflop("plan", law, "-s", "search.trials=2")
+    assert f"next: isoflop run {law} -s search.trials=2" in result.stderr
 
 
 def test_somebody_else_s_model_py_is_named(tmp_path):

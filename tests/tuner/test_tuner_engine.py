@@ -272,8 +272,10 @@ def test_a_kill_between_optuna_and_the_ledger_leaves_no_ghost(small, tmp_path):
     sweep = small(search={"extend": False})
     engine = engine_in(sweep, tmp_path)
     engine.studies.propose(next(engine._cells()), None)  # asked, never entered
+    study = engine.studies._studies[1e13]
+    study.enqueue_trial({"learning_rate": 0.01})  # enqueued, never asked
     again = engine_in(sweep, tmp_path)
-    assert [t.state.name for t in again.studies.trials(1e13)] == ["FAIL"]
+    assert [t.state.name for t in again.studies.trials(1e13)] == ["FAIL", "FAIL"]
     simulate.simulate(sweep, tmp_path, slots=2)
     assert len(table(sweep, tmp_path)) == plan.plan(sweep).trials
 
@@ -377,3 +379,84 @@ def test_time_is_booked_across_deaths(small, tmp_path):
     quarter = trial.report_steps[0] * trial.flops_per_step
     speed = quarter / 7.0
     assert engine.ledger.record(trial.key).seconds == pytest.approx(7.0 + quarter / speed)
+
+
+def test_hope_waits_for_what_runs(small, tmp_path):
+    engine = engine_in(small(resources={"max_attempts": 1}), tmp_path)
+    good = engine.ask()
+    for _ in range(6):
+        engine.fail(engine.ask().key, "unlucky")
+    assert engine.ask() is Nothing.YET
+    for progress in start(engine, good, tmp_path):
+        engine.report(good.key, progress, {})
+    assert not isinstance(engine.ask(), Nothing)
+
+
+def test_interruptions_of_the_sweep_are_no_deaths_of_a_trial(small, tmp_path):
+    sweep = small(resources={"max_attempts": 2}, cap={"flops": 1e17})
+    trial = engine_in(sweep, tmp_path).ask()
+    for _ in range(5):
+        assert engine_in(sweep, tmp_path).ask() == trial
+    record = engine_in(sweep, tmp_path).ledger.record(trial.key)
+    assert (record.status, record.attempts) == ("waiting", 6)
+
+
+def test_a_trial_entered_but_never_started_is_not_left_waiting(small, tmp_path):
+    sweep = small(budgets=[1e13], cap={"flops": 1e13})
+    engine = engine_in(sweep, tmp_path)
+    for cell in list(engine._cells())[:2]:
+        rate, optuna = engine.studies.propose(cell, None)
+        engine.ledger.add(cell.asked(rate), optuna)
+    first = engine.ask()
+    assert engine.ask() is Nothing.YET
+    for progress in start(engine, first, tmp_path):
+        engine.report(first.key, progress, {})
+    assert engine.ask() is Nothing.LEFT
+    assert engine.ledger.counts() == {"completed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_work_repeated_without_its_checkpoint_is_charged(small, tmp_path, room):
+    sweep = small(budgets=[1e13], pruning={"enabled": False}, search={"trials": 1})
+    engine = engine_in(sweep, tmp_path)
+    engine.cap = 2.1e13 if room else 1.3e13
+    trial = engine.ask()
+    reports = start(engine, trial, tmp_path)
+    seen = [next(reports) for _ in range(2)]
+    for progress in seen:
+        engine.report(trial.key, progress, {}, began=0)
+    engine.fail(trial.key, "its node is gone")
+    assert engine.ask() == trial
+    before = engine.ledger.record(trial.key).charged
+    goes_on = engine.report(trial.key, seen[0], {}, began=0)
+    record = engine.ledger.record(trial.key)
+    assert goes_on is room
+    assert record.charged - before == (seen[1].flops if room else 0)
+    assert engine.ledger.committed() <= engine.cap
+    if room:
+        assert engine.report(trial.key, seen[1], {}, began=0)
+        assert engine.ledger.record(trial.key).charged == record.charged
+    else:
+        assert record.reason.startswith("cap: its checkpoint is gone")
+
+
+@pytest.mark.parametrize("sampler", ["grid", "qmc"])
+def test_designed_rates_are_tried_as_designed(small, tmp_path, sampler):
+    sweep = small(budgets=[1e13], search={"sampler": sampler, "trials": 3, "extend": False})
+    simulate.simulate(sweep, tmp_path, slots=2)
+    rates = table(sweep, tmp_path).groupby("d_model")["learning_rate"].apply(sorted)
+    assert all(len(set(found)) == 3 for found in rates)
+    if sampler == "grid":
+        assert all(found == sorted(space.rates(sweep, 3)) for found in rates)
+
+
+def test_sizes_that_get_no_step_or_not_enough_text_are_left_out(small, tmp_path):
+    ladder = [[1, 16], [1, 24], [1, 32], [2, 32], [2, 64], [60, 4096]]
+    sweep = small(budgets=[1e11], shapes={"ladder": ladder, "per_budget": 4})
+    engine = engine_in(sweep, tmp_path)
+    sizes = [tuple(size) for size in ladder]
+    assert engine._possible(1e11, sizes) == sizes[:-1]
+    tokens = {s: space.trial(sweep, cell.asked(1.0), 256).tokens
+              for s in sizes for cell in space.cells(sweep, 1e11, [s])[:1]}  # fmt: skip
+    engine.max_tokens = tokens[1, 24]
+    assert engine._possible(1e11, sizes) == sizes[1:-1]

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from tuner.config import ConfigError, parse
-from tuner.plan import RETRIES, plan
+from tuner.config import BudgetError, ConfigError, parse
+from tuner.plan import RETRIES, check_corpus, plan
 
 
 def test_totals_add_up(small):
@@ -38,7 +38,7 @@ def test_it_refuses_what_cannot_work(small):
     ladder = {"ladder": [[1, 64], [2, 64], [40, 4096]]}
     with pytest.raises(ConfigError, match=r"1e\+13 FLOP buy no whole step"):
         plan(small(shapes={**ladder, "per_budget": 3}))
-    with pytest.raises(ConfigError, match="buys no trial"):
+    with pytest.raises(BudgetError, match="buys no trial"):
         plan(small(cap={"flops": 1e12}))
 
 
@@ -54,3 +54,18 @@ def test_planning_loads_neither_torch_nor_ray():
         "assert not {'torch', 'ray', 'optuna', 'pandas', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_budgets_alike_to_six_digits_are_refused(small):
+    with pytest.raises(ConfigError, match="alike to six digits"):
+        plan(small(budgets=[1e13, 1.0000001e13]))
+
+
+def test_text_that_would_repeat_is_refused(small):
+    sweep = small()
+    check_corpus(sweep, plan(sweep), 10**12)
+    with pytest.raises(
+        ConfigError, match=r"its smallest shape sees .* tokens, python-stdlib has 9"
+    ):
+        check_corpus(sweep, plan(sweep), 9)
+    check_corpus(small(data={"allow_repeats": True}), plan(sweep), 9)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -216,6 +217,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_row(calm, tmp_path):
     folder = tmp_path / "worker"
     running = Running(tmp_path / "log", "run", str(file), "--yes", "--dir", str(folder))
     running.wait_for(folder, 3)
+    time.sleep(0.5)  # between two trials an actor holds none
     victims = running.workers()
     assert victims
     os.kill(victims[0], signal.SIGKILL)

@@ -13,7 +13,7 @@ from model.recipe import Recipe
 from model.train import Training
 from model.transformer import BasicsTransformerLM
 from tuner.backends.contract import Job
-from tuner.config import Sweep
+from tuner.config import ConfigError, Sweep
 from tuner.space import Trial
 
 EVALUATION_TOKENS = 2_048
@@ -29,6 +29,8 @@ class TrainRun:
         torch.set_num_threads(max(1, int(job.sweep.resources.cpus_per_trial)))
         context, corpus = trial.shape.context_length, Corpus.open(job.corpus)
         self._gpu = job.sweep.resources.gpus_per_trial > 0
+        if self._gpu and not torch.cuda.is_available():
+            raise ConfigError("resources.gpus_per_trial: torch sees no GPU here; set it to 0")
         self._training = Training(
             shape=trial.shape,
             recipe=recipe(job.sweep, trial),
