@@ -11,11 +11,11 @@ SIZES_FOR_CUBIC = 6
 """A profile of fewer sizes is smoothed by a parabola."""
 
 
-def lack_of_fit(cells: Cells, law: LossLaw) -> float | None:
+def lack_of_fit(cells: Cells, law: LossLaw, *, given: int = 0) -> float | None:
     """p-value of an F test of the law against a smooth curve a profile; None without profiles.
 
     Small: the law misses what the profiles have in common, and its optimum may be off, however
-    narrow its intervals.
+    narrow its intervals. `given` of the law's letters were not fitted.
     """
     squares, freedom, points = 0.0, 0, 0
     missed = 0.0
@@ -30,7 +30,7 @@ def lack_of_fit(cells: Cells, law: LossLaw) -> float | None:
         missed += _missed(profile, law)
         freedom += spare
         points += len(measured)
-    extra = points - len(letters(law)) - freedom
+    extra = points - (len(letters(law)) - given) - freedom
     if freedom < 3 or extra < 1:
         return None
     ratio = (missed - squares) / extra / max(squares / freedom, 1e-300)

@@ -1,5 +1,6 @@
 """What the approaches share: refusing a table, streams of draws, from draws to intervals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +33,12 @@ def power_laws(budgets: Array, params: Array, tokens: Array, *, raw: bool) -> Al
     return AllocationLaw(n_coef=n_coef, a=a, d_coef=d_coef, b=b)
 
 
-def spread(drawn: Law | None) -> dict[str, Any]:
-    """Draws, standard errors and 95 % intervals, as fields of a `Fit`."""
-    if drawn is None:
+def spread(drawn: Law | None, given: Sequence[str] = ()) -> dict[str, Any]:
+    """Draws, standard errors and 95 % intervals, as fields of a `Fit`; of `given` letters none."""
+    if drawn is None or np.size(drawn.a) < 2:  # one draw has no spread
         return {}
-    values = {**letters(drawn), "a": drawn.a, "b": drawn.b}
+    fitted = {letter: value for letter, value in letters(drawn).items() if letter not in given}
+    values = {**fitted, "a": drawn.a, "b": drawn.b}
     intervals: dict[str, Interval] = {
         letter: percentile_interval(value) for letter, value in values.items()
     }

@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.cells import Cells
 from analysis.comparison import Validation
-from analysis.lossfit import LOSS_APPROACHES
+from analysis.lossfit import LOSS_APPROACHES, LossApproach
 from analysis.parametric import solve
 from analysis.problem import Problem
 from analysis.results import Fit, FitError
@@ -25,13 +25,15 @@ LAWS = ("chinchilla", "skaling")
 """Candidates: the two laws under one objective. Objectives are shown, not chosen between."""
 
 
-def validate(cells: Cells, names: Sequence[str]) -> tuple[Validation, ...]:
+def validate(
+    cells: Cells, names: Sequence[str], pinned_E: float | None = None
+) -> tuple[Validation, ...]:
     """Extrapolation cross-validation of each approach of loss named; empty where impossible."""
     folds = [fold for fold in (_cut(cells, share) for share in HELD_OUT) if fold is not None]
     unique = sorted(set(folds))
     found = []
     for name in names:
-        errors = [_error(cells, name, cut) for cut in unique]
+        errors = [_error(cells, LOSS_APPROACHES[name].pinned(pinned_E), cut) for cut in unique]
         if errors and all(np.isfinite(errors)):
             found.append(Validation(approach=name, error=float(np.mean(errors)), folds=len(errors)))
     return tuple(found)
@@ -48,11 +50,10 @@ def _cut(cells: Cells, share: float) -> float | None:
     return cut if left.sum() >= 8 and levels >= 2 else None
 
 
-def _error(cells: Cells, name: str, cut: float) -> float:
+def _error(cells: Cells, approach: LossApproach, cut: float) -> float:
     """Root mean square error of ln loss on runs from budget `cut`, fitted to those below it."""
     seen = cells.select(cells.budget < cut)
     held = cells.select(cells.budget >= cut)
-    approach = LOSS_APPROACHES[name]
     try:
         found = solve(
             Problem.of(seen.params, seen.tokens, seen.loss), approach.objective, approach.box

@@ -3,8 +3,9 @@
 What N counts moves the exponent by .1 to .3; the table says how much of a result is convention.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from analysis.comparison import Conventions, Exponent, Fits
 from analysis.fit import fit
@@ -13,19 +14,29 @@ from analysis.tables import Count, FlopCount
 
 COUNTS: tuple[Count, ...] = ("total", "non_embedding", "transformer")
 FLOP_COUNTS: tuple[FlopCount, ...] = ("6ND", "exact")
+REPLICATES = 200
+"""Bootstrap draws a convention and approach: the table shows how far conventions go, not digits."""
 
 
-def compared(runs: Runs, fits: Fits) -> Fits:
+def compared(
+    runs: Runs, fits: Fits, *, pinned_E: float | None = None, replicates: int = REPLICATES
+) -> Fits:
     """`fits` with the table of exponents, or with the reason why these runs give none."""
     try:
-        table = Conventions(exponents=exponents(runs), left_out="")
+        table = Conventions(
+            exponents=exponents(runs, pinned_E=pinned_E, replicates=replicates), left_out=""
+        )
     except RunTableError as error:
         table = Conventions(left_out=str(error))
     return replace(fits, conventions=table)
 
 
 def exponents(
-    runs: Runs, *, approaches: Sequence[str] = ("parabola", "chinchilla"), replicates: int = 200
+    runs: Runs,
+    *,
+    approaches: Sequence[str] = ("parabola", "chinchilla"),
+    pinned_E: float | None = None,
+    replicates: int = REPLICATES,
 ) -> tuple[Exponent, ...]:
     """The table, one row a convention and approach.
 
@@ -36,26 +47,30 @@ def exponents(
         raise RunTableError(
             ["N is as the table gives it: no columns params_embedding, params_head to count anew"]
         )
+    fitted = partial(fit, approaches=approaches, pinned_E=pinned_E, replicates=replicates)
     return tuple(
         row
         for count in COUNTS
         for flops in FLOP_COUNTS
-        for row in _rows(runs, count, flops, approaches, replicates)
+        for row in _rows(runs.with_convention(count, flops=flops), approaches, fitted)
     )
 
 
-def _rows(
-    runs: Runs, count: Count, flops: FlopCount, approaches: Sequence[str], replicates: int
-) -> list[Exponent]:
-    counted = runs.with_convention(count, flops=flops)
+def _rows(runs: Runs, approaches: Sequence[str], fitted: Callable[[Runs], Fits]) -> list[Exponent]:
     try:
-        fits = fit(counted, approaches=approaches, replicates=replicates).approaches
+        fits = fitted(runs).approaches
     except RunTableError as error:
-        return [Exponent(count=count, flops=flops, approach=name, a=None, interval=None,
-                         reason=str(error)) for name in approaches]  # fmt: skip
+        return [
+            Exponent(
+                count=runs.count, flops=runs.flops, approach=name, a=None, interval=None,
+                reason=str(error),
+            )
+            for name in approaches
+        ]  # fmt: skip
     return [
         Exponent(
-            count=count, flops=flops, approach=one.name, a=one.a if one.law is not None else None,
+            count=runs.count, flops=runs.flops, approach=one.name,
+            a=one.a if one.law is not None else None,
             interval=one.intervals.get("a"), reason=one.status.reason,
         )
         for one in fits

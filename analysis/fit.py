@@ -1,6 +1,7 @@
 """Every approach on one table of runs, side by side, with their disagreement."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -35,6 +36,8 @@ APPROACHES: tuple[str, ...] = (
     "chinchilla", "chinchilla_lad", "chinchilla_logmse", "chinchilla_mse", "skaling",
 )  # fmt: skip
 """All of them, in the order in which they are run and shown."""
+Fitter: TypeAlias = Callable[[Draws, tuple[float, ...]], Fit]
+"""(draws, budgets to answer for) → the fit of one approach."""
 REPLICATES = 1000
 """Bootstrap draws by default: ends of a 95 % interval are good to about 5 % of its width."""
 
@@ -45,48 +48,63 @@ def fit(
     *,
     approaches: Sequence[str] | None = None,
     at: Sequence[float] = (),
+    pinned_E: float | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
     bootstrap: Bootstrap | None = None,
 ) -> Fits:
     """Fit every approach (or those named) to `runs`.
 
-    `at` names more budgets at which N_opt and D_opt are wanted, FLOP; `replicates` bootstrap
-    draws give the intervals (0: none). `bootstrap` names how approach 3 resamples, by default pairs
-    for 100 trials and residuals for fewer; profiles redraw residuals, the envelope whole curves. An
-    approach the table cannot support is `skipped`.
+    `at` names more budgets at which N_opt and D_opt are wanted, FLOP; `pinned_E` an irreducible
+    loss known beforehand, nat/token, which the laws of loss then take as given; `replicates`
+    bootstrap draws give the intervals (0: none). `bootstrap` names how approach 3 resamples, by
+    default pairs for 100 trials and residuals for fewer; profiles redraw residuals, the envelope
+    whole curves. An approach the table cannot support is `skipped`.
 
     Raises:
-        RunTableError: no approach can be supported; the reasons are its faults.
+        RunTableError: no approach can be supported, the reasons are its faults; or a pinned E
+            that is not between 0 and the lowest loss.
         ValueError: an unknown approach.
     """
-    names = APPROACHES if approaches is None else tuple(approaches)
-    if unknown := set(names) - set(APPROACHES):
-        raise ValueError(f"unknown approaches {sorted(unknown)}; known: {', '.join(APPROACHES)}")
+    names = _known(approaches)
     points = cells(runs)
-    streams = dict(
-        zip(APPROACHES, np.random.SeedSequence(seed).spawn(len(APPROACHES)), strict=True)
-    )
+    _refuse_pin(runs, points, pinned_E)
     budgets = tuple(sorted({*REPORTED_BUDGETS, *at}))
-    fitted = tuple(
-        _attempt(
-            name,
-            runs,
-            points,
-            Draws(replicates=replicates, seed=streams[name], bootstrap=bootstrap),
-            budgets,
+    draws = {
+        name: Draws(replicates=replicates, seed=stream, bootstrap=bootstrap)
+        for name, stream in zip(
+            APPROACHES, np.random.SeedSequence(seed).spawn(len(APPROACHES)), strict=True
         )
+    }
+    fitted = tuple(
+        _attempt(name, _fitter(name, runs, points, pinned_E), draws[name], budgets)
         for name in names
     )
     if all(one.law is None for one in fitted):
         raise RunTableError([f"{runs.source}: {one.name}: {one.status.reason}" for one in fitted])
-    return _compare(runs, points, fitted, budgets)
+    validation = validate(points, [name for name in names if name in LOSS_APPROACHES], pinned_E)
+    return _compare(runs, points, fitted, budgets, validation)
 
 
-def _attempt(name: str, runs: Runs, points: Cells, draws: Draws, at: tuple[float, ...]) -> Fit:
+def _known(approaches: Sequence[str] | None) -> tuple[str, ...]:
+    """The approaches to fit; an unknown one is an error."""
+    names = APPROACHES if approaches is None else tuple(approaches)
+    if unknown := set(names) - set(APPROACHES):
+        raise ValueError(f"unknown approaches {sorted(unknown)}; known: {', '.join(APPROACHES)}")
+    return names
+
+
+def _refuse_pin(runs: Runs, points: Cells, pinned_E: float | None) -> None:
+    lowest = float(points.loss.min())
+    if pinned_E is not None and not 0 < pinned_E < lowest:
+        fault = f"a pinned E of {pinned_E:g} is not between 0 and the lowest loss, {lowest:.6g}"
+        raise RunTableError([f"{runs.source}: {fault}; name the loss that no run can go below"])
+
+
+def _attempt(name: str, fitter: Fitter, draws: Draws, at: tuple[float, ...]) -> Fit:
     """The approach's fit, or why there is none."""
     try:
-        return _fitter(name, runs, points)(draws, at)
+        return fitter(draws, at)
     except UnsupportedError as error:
         status = FitStatus(state="skipped", reason=str(error))
     except FitError as error:
@@ -94,18 +112,19 @@ def _attempt(name: str, runs: Runs, points: Cells, draws: Draws, at: tuple[float
     return Fit(name=name, law=None, status=status, warnings=(status.reason,), at=at)
 
 
-def _fitter(name: str, runs: Runs, points: Cells) -> Callable[[Draws, tuple[float, ...]], Fit]:
+def _fitter(name: str, runs: Runs, points: Cells, pinned_E: float | None) -> Fitter:
     if name in LOSS_APPROACHES:
-        return lambda draws, at: loss_fit(name, LOSS_APPROACHES[name], points, draws, at)
+        approach = LOSS_APPROACHES[name].pinned(pinned_E)
+        return lambda draws, at: loss_fit(name, approach, points, draws, at)
     if name == "envelope":
         return lambda draws, at: envelope_fit(runs, draws, at)
     return lambda draws, at: allocation_fit(name, points, draws, at)
 
 
 def _compare(
-    runs: Runs, points: Cells, fitted: tuple[Fit, ...], budgets: tuple[float, ...]
-) -> Fits:
-    validation = validate(points, [one.name for one in fitted if one.name in LOSS_APPROACHES])
+    runs: Runs, points: Cells, fitted: tuple[Fit, ...], budgets: tuple[float, ...],
+    validation: tuple[Validation, ...],
+) -> Fits:  # fmt: skip
     chosen, because = choose(fitted, validation)
     there = [one for one in fitted if one.law is not None]
     law = next(one for one in there if one.name == chosen).law

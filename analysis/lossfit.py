@@ -35,6 +35,10 @@ class LossApproach:
     objective: Objective
     box: Box
 
+    def pinned(self, E: float | None) -> "LossApproach":
+        """The same with `E` given; None fits it."""
+        return replace(self, box=replace(self.box, E=E))
+
 
 LOSS_APPROACHES: Mapping[str, LossApproach] = {
     "chinchilla": LossApproach(objective=objectives.huber(), box=Box()),
@@ -66,12 +70,14 @@ def loss_fit(
     drawn = None
     if len(points):
         drawn = replace(law(points, problem.centers), **cost)
-    status = _loss_status(found, points, approach.box, lack_of_fit(cells, fitted))
+    given = ("E",) * (approach.box.E is not None)
+    misfit = lack_of_fit(cells, fitted, given=len(given))
+    status = _loss_status(found, points, approach.box, misfit)
     return Fit(
         at=at, name=name, law=fitted, status=status,
         objective=found.value, objective_name=approach.objective.name,
         points=_law_points(fitted, cells), certificate=found.certificate,
-        warnings=_cost_warning(fitted), noise=left.noise, **spread(drawn),
+        warnings=_cost_warning(fitted), noise=left.noise, given=given, **spread(drawn, given),
     )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from analysis.comparison import Fits
 from analysis.laws import Array, LossLaw
 from analysis.proposal import ProposedShape, Surroundings, proposed_shape
 from analysis.quality import EXTRAPOLATION
-from analysis.results import Fit, Interval
+from analysis.results import Fit, FitError, Interval
 from analysis.runs import Runs
+from analysis.serving import Deployment, deployment
 
 NEAR_OPTIMUM = 2.5
 """Cells within this factor of a budget's best size speak for its learning rate."""
@@ -48,6 +49,9 @@ class Prediction:
     """Sequences a step; None where the runs name none."""
     approach: str
     warnings: tuple[str, ...]
+    deployment: Deployment | None = None
+    """The cheapest model of the same loss over a life of serving, where that was asked for."""
+    deployment_shape: ProposedShape | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The answer of `isoflop predict --json`."""
@@ -61,6 +65,10 @@ class Prediction:
             "batch_size": self.batch_size,
             "approach": self.approach,
             "warnings": list(self.warnings),
+            "deployment": None if self.deployment is None else self.deployment.to_dict(),
+            "deployment_shape": (
+                None if self.deployment_shape is None else vars(self.deployment_shape)
+            ),
         }
 
     def summary(self) -> str:
@@ -71,28 +79,56 @@ class Prediction:
                 bounds = f"[{value.low:.4g}, {value.high:.4g}]"
                 lines.append(f"  {name:<14}{value.value:<10.4g}{bounds}")
         if self.shape is not None:
-            fields = ", ".join(f"{name} {value:,}" for name, value in vars(self.shape).items())
-            lines.append(f"  {'shape':<14}{fields}")
+            lines.append(f"  {'shape':<14}{_shape_in_words(self.shape)}")
         for name, value in (("learning_rate", self.learning_rate), ("batch_size", self.batch_size)):
             if value is not None:
                 lines.append(f"  {name:<14}{value:.3g}")
+        lines += self._serving()
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
+    def _serving(self) -> list[str]:
+        """Lines on the model that is cheapest to train and serve."""
+        cheapest = self.deployment
+        if cheapest is None:
+            return []
+        more = cheapest.compute_optimal_flops / cheapest.flops
+        lines = [
+            f"  of the same loss, cheapest to train and to serve {cheapest.served:.4g} tokens:",
+            f"  {'params':<14}{cheapest.params:.4g}",
+            f"  {'tokens':<14}{cheapest.tokens:.4g}",
+            f"  {'FLOP':<14}{cheapest.training_flops:.4g} training + {cheapest.serving_flops:.4g} "
+            f"serving; the compute-optimal one needs {more:.3g} times as many",
+        ]
+        if self.deployment_shape is not None:
+            lines.append(f"  {'shape':<14}{_shape_in_words(self.deployment_shape)}")
+        return lines
 
-def predict(runs: Runs, fits: Fits, budget: float, *, shape: bool = True) -> Prediction:
+
+def _shape_in_words(shape: ProposedShape) -> str:
+    return ", ".join(f"{name} {value:,}" for name, value in vars(shape).items())
+
+
+def predict(
+    runs: Runs, fits: Fits, budget: float, *, shape: bool = True, served: float | None = None
+) -> Prediction:
     """The allocation of `budget` FLOP by the chosen approach, with intervals.
 
+    `served` tokens, prompt and answer, over the model's life ask for the `deployment` as well: the
+    model of the same loss that takes the fewest FLOPs to train and to serve.
+
     Raises:
-        FitError: `fits` carries no bootstrap draws.
-        ValueError: `budget` is not positive.
+        FitError: `fits` carries no bootstrap draws; or, for `served`, no law of loss.
+        ValueError: `budget` is not positive, or `served` is not.
     """
-    if not (np.isfinite(budget) and budget > 0):
-        raise ValueError(f"budget must be a positive number of FLOP, got {budget}")
+    for name, value in (("budget", budget), ("served", served)):
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a positive number, got {value}")
     best, points = fits.best, cells(runs)
     params, tokens = float(best.n_opt(budget)), float(best.d_opt(budget))
     source = _loss_fit(fits)
     around = surroundings(runs)
     proposed = proposed_shape(params, around) if shape else None
+    cheapest = None if served is None else _deployment(source, budget, served)
     rate = trend(points, points.learning_rate, budget)
     batch = trend(points, points.batch_size, budget)
     batch_size = None if batch is None else max(round(batch), 1)
@@ -105,6 +141,8 @@ def predict(runs: Runs, fits: Fits, budget: float, *, shape: bool = True) -> Pre
         learning_rate=rate,
         batch_size=batch_size,
         approach=best.name,
+        deployment=cheapest,
+        deployment_shape=proposed_shape(cheapest.params, around) if shape and cheapest else None,
         warnings=(
             *_warnings(fits, points, budget, tokens, batch_size, around),
             *_loss_warnings(source, best),
@@ -124,6 +162,12 @@ def _loss_fit(fits: Fits) -> Fit | None:
     trusted = [there[x] for x in LOSS_FITS if x in there and there[x].status.state == "ok"]
     closest = sorted(there.values(), key=lambda fit: fit.noise)
     return next(iter([*trusted, *closest]), None)
+
+
+def _deployment(source: Fit | None, budget: float, served: float) -> Deployment:
+    if source is None or not isinstance(source.law, LossLaw):
+        raise FitError("equal loss cannot be told without a law of loss: none could be fitted")
+    return deployment(source.law, budget, served)
 
 
 def _loss(fit: Fit, params: float, tokens: float) -> Estimate:

@@ -163,7 +163,7 @@ def loss_law(story: Story) -> Section | LeftOut:
     residuals = draw(lambda ax: figures.residuals(story.runs, fit, ax), height=3.0)
     rows = [
         (name, f"{value:.6g}", between(fit.intervals[name], lambda v: f"{v:.4g}")
-         if name in fit.intervals else NO_INTERVAL)
+         if name in fit.intervals else "given" if name in fit.given else NO_INTERVAL)
         for name, value in fit.params.items()
     ]  # fmt: skip
     objective = f" It minimizes the {fit.objective_name}." if fit.objective_name else ""

@@ -88,6 +88,8 @@ class Fit:
     """Standard error of each parameter."""
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     """95 % interval of each parameter and of `a`."""
+    given: tuple[str, ...] = ()
+    """Letters that were given, not fitted: a pinned irreducible loss."""
     draws: Law | None = field(default=None, compare=False, repr=False)
     """The law with one value a bootstrap replicate; None where no bootstrap was run."""
     noise: float = field(default=0.0, compare=False)
@@ -184,6 +186,7 @@ class Fit:
         return {
             "name": self.name,
             "params": self.params,
+            "given": list(self.given),
             "objective": self.objective,
             "objective_name": self.objective_name,
             "a": self.a if known else None,
@@ -213,6 +216,7 @@ class Fit:
             name=record["name"],
             law=_law(record["params"], record["cost"]),
             status=FitStatus(state=record["status"], reason=record["reason"]),
+            given=tuple(record["given"]),
             objective=record["objective"],
             objective_name=record["objective_name"],
             points=tuple(Point(**point) for point in record["points"]),

@@ -27,11 +27,19 @@ class Deployment:
     """nat/token."""
     training_flops: float
     serving_flops: float
+    served: float
+    """Tokens of its life, prompt and answer."""
+    compute_optimal_flops: float
+    """What the compute-optimal model of this loss would take, trained and serving as much."""
 
     @property
     def flops(self) -> float:
         """Training and serving together."""
         return self.training_flops + self.serving_flops
+
+    def to_dict(self) -> dict[str, float]:
+        """As JSON holds it."""
+        return {**vars(self), "flops": self.flops}
 
 
 def deployment(law: LossLaw, budget: float, served: float) -> Deployment:
@@ -61,5 +69,6 @@ def deployment(law: LossLaw, budget: float, served: float) -> Deployment:
     return Deployment(
         params=params, tokens=trained, loss=float(law.loss_opt(budget)),
         training_flops=float(law.flops(params, trained)),
-        serving_flops=FLOPS_PER_SERVED_TOKEN * params * served,
+        serving_flops=FLOPS_PER_SERVED_TOKEN * params * served, served=served,
+        compute_optimal_flops=budget + FLOPS_PER_SERVED_TOKEN * float(law.n_opt(budget)) * served,
     )  # fmt: skip

@@ -27,6 +27,7 @@ def of_fit(fit: Fit) -> str:
     lines.append(f"  {fit.objective_name}{value}")
     for name, estimate in {**fit.params, "a": fit.a}.items():
         error = f"  se {fit.bse[name]:.3g}" if name in fit.bse else ""
+        error += "  given, not fitted" if name in fit.given else ""
         low_high = (
             "  95 % [{:.6g}, {:.6g}]".format(*fit.intervals[name]) if name in fit.intervals else ""
         )

@@ -115,3 +115,25 @@ def test_both_plots_reach_the_budget_asked_for(answer, course_file, page, draw, 
     dots = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
     points = [(point["budget"], point[quantity]) for point in by_name(answer, "argmin")["points"]]
     assert dots == [pytest.approx(point) for point in points]
+
+
+def test_the_truth_pinned_and_the_number_of_draws(course_file):
+    answer = json.loads(
+        invoke("fit", course_file, "--pin-E", "2.69", "--replicates", "0", "--json")
+    )
+    record = by_name(answer, "chinchilla")
+    assert record["given"] == ["E"]
+    assert record["params"]["E"] == pytest.approx(2.69, rel=1e-12)
+    assert record["params"]["beta"] == pytest.approx(0.36, rel=1e-6)
+    assert record["bse"] == {}
+    assert "given, not fitted" in invoke("fit", course_file, "--pin-E", "2.69", "--replicates", 20)
+
+
+def test_a_life_of_serving(course_file):
+    found = json.loads(
+        invoke("predict", course_file, "--budget", "1e22", "--served", "1e12", "--json")
+    )
+    cheapest = found["deployment"]
+    assert cheapest["params"] < found["params"]["value"]
+    assert cheapest["flops"] < cheapest["compute_optimal_flops"]
+    assert cheapest["loss"] == pytest.approx(found["loss"]["value"], rel=1e-6)

@@ -125,6 +125,43 @@ def test_a_bootstrap_may_be_named(tuned_runs, bootstrap):
     assert 0.001 < found.bse["a"] < 0.05
 
 
+@pytest.fixture(scope="module")
+def pinned(tuned_runs, truth):
+    return fit(tuned_runs, approaches=["cubic", *LOSS_APPROACHES], replicates=60, pinned_E=truth.E)
+
+
+@pytest.mark.parametrize("name", [*LOSS_APPROACHES])
+def test_a_pinned_irreducible_loss_is_given_and_said(pinned, truth, name):
+    found = pinned[name]
+    assert found.params["E"] == pytest.approx(truth.E, rel=1e-12)
+    assert found.given == ("E",)
+    assert "E" not in {*found.bse, *found.intervals, *found.certificate.bounds}
+    assert found.certificate.positive_definite
+    assert found.status.state == "ok"
+    assert f"E      {truth.E:<14.7g}  given, not fitted" in pinned.summary()
+    assert found.to_dict()["given"] == ["E"]
+
+
+def test_a_pinned_loss_narrows_the_rest(pinned, fits, truth):
+    assert pinned["cubic"].given == ()
+    assert pinned["chinchilla"].bse["a"] < fits["chinchilla"].bse["a"]
+    low, high = pinned["chinchilla"].n_opt_interval(1e12, level=0.999)
+    assert low < truth.n_opt(1e12) < high
+    assert {one.approach for one in pinned.validation} == {*LOSS_APPROACHES}
+    assert Fits.from_dict(pinned.to_dict()) == pinned
+
+
+def test_one_draw_gives_no_interval(tuned_runs):
+    found = fit(tuned_runs, approaches=["chinchilla", "cubic"], replicates=1)
+    assert [one.intervals for one in found.approaches] == [{}, {}]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 50.0, float("nan")])
+def test_a_pin_lies_between_zero_and_the_lowest_loss(tuned_runs, value):
+    with pytest.raises(RunTableError, match="not between 0 and the lowest loss"):
+        fit(tuned_runs, pinned_E=value)
+
+
 def test_disagreement_is_measured_against_the_chosen_law(fits):
     for record in fits.disagreement:
         sizes = {one.name: one.n_opt(record.budget) for one in fits.approaches if one.law}

@@ -14,6 +14,7 @@ from analysis.conventions import compared, exponents
 from analysis.fit import fit
 from analysis.predict import predict
 from analysis.proposal import Surroundings, proposed_shape
+from analysis.results import FitError
 from analysis.runs import Runs, RunTableError
 from analysis.simulate import Tuning, simulate
 
@@ -34,11 +35,42 @@ def test_prediction_holds_the_truth(tuned_runs, fits, truth):
 
 def test_the_json_of_a_prediction(tuned_runs, fits):
     record = json.loads(json.dumps(predict(tuned_runs, fits, 5e12).to_dict(), allow_nan=False))
-    assert set(record) == {"budget", "params", "tokens", "loss", "shape", "learning_rate",
-                           "batch_size", "approach", "warnings"}  # fmt: skip
+    assert set(record) == {
+        "budget", "params", "tokens", "loss", "shape", "learning_rate", "batch_size", "approach",
+        "warnings", "deployment", "deployment_shape",
+    }  # fmt: skip
     assert set(record["shape"]) == {"d_model", "num_layers", "num_heads", "d_ff", "params"}
     assert set(record["params"]) == {"value", "low", "high"}
     assert predict(tuned_runs, fits, 5e12, shape=False).shape is None
+
+
+def test_serving_asks_for_a_smaller_model_of_the_same_loss(tuned_runs, fits):
+    alone = predict(tuned_runs, fits, 5e12)
+    assert alone.deployment is None
+    found = predict(tuned_runs, fits, 5e12, served=1e9)
+    assert found.params == alone.params
+    cheapest, law = found.deployment, fits["chinchilla"].law
+    assert cheapest.params < law.n_opt(5e12)
+    assert law.loss(cheapest.params, cheapest.tokens) == pytest.approx(law.loss_opt(5e12))
+    assert cheapest.serving_flops == pytest.approx(2 * cheapest.params * 1e9)
+    assert 5e12 + 2 * law.n_opt(5e12) * 1e9 == cheapest.compute_optimal_flops > cheapest.flops
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert record["deployment"]["flops"] == cheapest.flops
+    assert record["deployment_shape"]["params"] < record["shape"]["params"]
+    assert "cheapest to train and to serve 1e+09 tokens" in found.summary()
+    assert f"{cheapest.params:.4g}" in found.summary()
+
+
+def test_serving_needs_a_law_of_loss(tuned_runs):
+    without = fit(tuned_runs, approaches=["cubic"], replicates=20)
+    with pytest.raises(FitError, match="without a law of loss"):
+        predict(tuned_runs, without, 5e12, served=1e9)
+
+
+@pytest.mark.parametrize("served", [0.0, -1.0, float("nan"), float("inf")])
+def test_served_tokens_are_positive(tuned_runs, fits, served):
+    with pytest.raises(ValueError, match="served must be a positive number"):
+        predict(tuned_runs, fits, 5e12, served=served)
 
 
 def test_far_extrapolation_is_said(tuned_runs, fits):
@@ -77,7 +109,8 @@ def test_a_proposed_shape_is_a_real_one(params, vocab, context, count):
     assert shape.d_model // shape.num_heads % 8 == 0
     assert shape.d_ff == 4 * shape.d_model
     assert shape.params == around.params(shape.d_model, shape.num_layers)
-    if vocab <= 256 and params > 1e4 * max(vocab, 1) / 256:
+    smallest = around.params(8, 1)  # its embeddings may outweigh what is asked for
+    if vocab <= 256 and params > max(1e4 * max(vocab, 1) / 256, 2 * smallest):
         assert shape.params == pytest.approx(params, rel=0.6)
     if vocab == 0 and params > 1e6:
         assert shape.params == pytest.approx(params, rel=0.15)
