@@ -227,6 +227,7 @@ def predict(
     served: Annotated[
         float | None,
         typer.Option(
+            callback=_positive,
             metavar="TOKENS",
             help="Tokens the model will serve in its life: also say which model of the same loss "
             "is cheapest to train and to serve. E.g. 1e12.",

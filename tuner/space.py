@@ -32,11 +32,7 @@ class Question:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """A question from its fields, `size` as any pair."""
-        layers, width = fields["size"]
-        return cls(
-            budget=fields["budget"], size=(layers, width), number=fields["number"],
-            learning_rate=fields["learning_rate"], seed=fields["seed"],
-        )  # fmt: skip
+        return cls(**_sized(fields))
 
     @property
     def key(self) -> str:
@@ -75,11 +71,13 @@ class Cell:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """A cell from its fields, `size` as any pair."""
-        layers, width = fields["size"]
-        return cls(
-            budget=fields["budget"], size=(layers, width), number=fields["number"],
-            seed=fields["seed"], rate=fields["rate"],
-        )  # fmt: skip
+        return cls(**_sized(fields))
+
+
+def _sized(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that went through JSON, where a pair is a list."""
+    layers, width = fields["size"]
+    return {**fields, "size": (layers, width)}
 
 
 @dataclass(frozen=True, kw_only=True)

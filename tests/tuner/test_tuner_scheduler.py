@@ -18,9 +18,15 @@ def test_one_in_reduction_goes_on():
     asha = Asha(reduction=4, min_population=2)
     losses = list(range(64))
     random.Random(0).shuffle(losses)
-    kept = [loss for loss in losses if asha.goes_on("g", str(loss), float(loss))]
-    assert 0 in kept
-    assert 8 <= len(kept) <= 24
+    for place, loss in enumerate(losses, 1):
+        better = sum(other < loss for other in losses[:place])
+        expected = place < 2 or better < max(1, place // 4)
+        assert asha.goes_on("g", str(loss), float(loss)) is expected
+
+
+def test_an_improving_search_keeps_everything():
+    asha = Asha(reduction=4, min_population=2)
+    assert all(asha.goes_on("g", str(n), -float(n)) for n in range(64))
 
 
 def test_groups_are_not_compared():
