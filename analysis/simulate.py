@@ -1,8 +1,14 @@
-"""A known law → a run table: for tests, for plans, for anyone who doubts a fit."""
+"""A known law → a run table: for tests, for plans, for anyone who doubts a fit.
 
+`python -m analysis.simulate data/isoflops_curves.json` writes the profiles that are shipped.
+"""
+
+import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +16,13 @@ import pandas as pd
 from analysis.laws import LossLaw
 from analysis.runs import frame
 
+SHIPPED = LossLaw(E=1.9, A=350.0, B=900.0, alpha=0.33, beta=0.31)
+"""The law behind data/isoflops_curves.json: round numbers of nobody's."""
+SHIPPED_BUDGETS = (1e17, 3e17, 1e18, 3e18, 1e19, 3e19, 1e20)
+SHIPPED_SIZES = (0.1, 0.2, 0.4, 0.7, 1.2, 2.2, 4.0, 8.0, 15.0)
+"""Model sizes of each budget, as multiples of its best one: no size is the best one."""
+LOSS_DIGITS = 12
+"""Significant digits written: fewer than machines' powers agree to, so that bytes are the same."""
 RUNG = 4
 """A pruned trial has spent one part in this many of its budget."""
 
@@ -92,3 +105,35 @@ def isoflop_records(
         }
         for budget, size in product(budgets, params)
     ]
+
+
+def shipped() -> str:
+    """The text of data/isoflops_curves.json: noise-free profiles of `SHIPPED`."""
+    records = [
+        {
+            "parameters": int(record["parameters"]),
+            "compute_budget": record["compute_budget"],
+            "final_loss": float(f"{record['final_loss']:.{LOSS_DIGITS}g}"),
+        }
+        for budget in SHIPPED_BUDGETS
+        for record in isoflop_records(SHIPPED, [budget], _sizes(budget))
+    ]
+    lines = ",\n".join(f"  {json.dumps(record)}" for record in records)
+    return f"[\n{lines}\n]\n"
+
+
+def _sizes(budget: float) -> list[int]:
+    """Whole numbers of weights around the best one, to four digits, as people choose them."""
+    best = float(SHIPPED.n_opt(budget))
+    return [int(float(f"{share * best:.4g}")) for share in SHIPPED_SIZES]
+
+
+def main() -> None:
+    """Write the shipped profiles where the person says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", type=Path, help="the JSON file to write")
+    parser.parse_args().path.write_text(shipped(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
