@@ -3,22 +3,19 @@
 import json
 import math
 import shlex
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from analysis.runs import Runs
-    from tuner.config import Sweep
+from tuner.mistakes import INCOMPLETE, INTERRUPTED, REFUSED, check_names, storage_trouble, told
 
-OK, INCOMPLETE, YOUR_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+if TYPE_CHECKING:
+    from tuner.config import Sweep
 
 app = typer.Typer(
     name="isoflop",
@@ -207,8 +204,9 @@ def fit(
     """
     from analysis.conventions import compared
     from analysis.fit import fit as fit_laws
+    from tuner.answer import read
 
-    runs = _read(runs_path, column_map)
+    runs = read(runs_path, column_map or ())
     fits = fit_laws(runs, at=at or (), pinned_E=pin_E, replicates=replicates)
     fits = compared(runs, fits, pinned_E=pin_E, replicates=min(replicates, 200))
     if as_json:
@@ -244,8 +242,9 @@ def predict(
     """
     from analysis.fit import fit as fit_laws
     from analysis.predict import predict as allocate
+    from tuner.answer import read
 
-    runs = _read(runs_path, column_map)
+    runs = read(runs_path, column_map or ())
     fits = fit_laws(runs, at=[budget], pinned_E=pin_E)
     prediction = allocate(runs, fits, budget, served=served)
     if as_json:
@@ -271,9 +270,13 @@ def report(
 
     Example: isoflop report runs/demo -o report.html
     """
+    from tuner import answer
+
     inside = runs_path.is_dir()
     path = output or (runs_path / "report.html" if inside else Path("report.html"))
-    _write_report(_read(runs_path, column_map), runs_path, path, budget)
+    runs = answer.read(runs_path, column_map or ())
+    prediction = answer.write_report(runs, runs_path, path, budget)
+    talk.print(prediction.summary(), markup=False)
     out.print(str(path), soft_wrap=True)
 
 
@@ -406,19 +409,9 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def _read(path: Path, column_map: list[str] | None) -> "Runs":
-    from analysis.runs import read
-    from tuner.config import ConfigError
-
-    pairs = [pair.partition("=") for pair in column_map or ()]
-    wrong = [theirs + equals for theirs, equals, ours in pairs if not (theirs and ours)]
-    if wrong:
-        raise ConfigError(f"--map {wrong[0]}: expected THEIRS=OURS, e.g. --map final_loss=loss")
-    return read(path, column_map={theirs: ours for theirs, _, ours in pairs})
-
-
 def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     """Run or go on, then fit and report; leave with the exit code that says how it went."""
+    from tuner import answer
     from tuner import status as statuses
     from tuner import sweep as sweeps
 
@@ -429,7 +422,8 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     standing = statuses.of_folder(folder)
     talk.print(statuses.table(standing))
     path = folder / "report.html"
-    _write_report(_read(folder, None), folder, path, sweep.target_budget)
+    prediction = answer.write_report(answer.read(folder), folder, path, sweep.target_budget)
+    talk.print(prediction.summary(), markup=False)
     out.print(str(path), soft_wrap=True)
     if standing.failed:
         raise typer.Exit(INCOMPLETE)
@@ -448,101 +442,17 @@ def _interruptible(folder: Path) -> Iterator[None]:
         talk.print(f"isoflop: {folder}: the first trials all failed: {error}", markup=False)
         talk.print(f"mend the cause, remove {folder}, and run again: nothing was completed")
         raise typer.Exit(INCOMPLETE) from None
-    except _storage_trouble() as error:
+    except storage_trouble() as error:
         talk.print(f"isoflop: {folder}: {error}", markup=False)
         talk.print(f"what was written is kept; mend the disk, then: isoflop resume {folder}")
         raise typer.Exit(INCOMPLETE) from None
 
 
-def _storage_trouble() -> tuple[type[Exception], ...]:
-    """What a full or broken disk raises."""
-    from optuna.exceptions import StorageInternalError
-
-    return OSError, sqlite3.Error, StorageInternalError
-
-
-def _write_report(runs: "Runs", source: Path, path: Path, budget: float | None) -> None:
-    from analysis import report as reports
-    from analysis.conventions import compared
-    from analysis.fit import fit as fit_laws
-    from analysis.predict import predict as allocate
-
-    target = budget or 10 * float(runs.table["budget"].max())
-    fits = compared(runs, fit_laws(runs, at=[target]))
-    prediction = allocate(runs, fits, target)
-    if source.is_dir():
-        (source / "fit.json").write_text(json.dumps(fits.to_dict(), indent=1) + "\n")
-    reports.write(
-        runs, fits, prediction, path, title=f"isoflop: {source.name}", notes=_notes(source)
-    )
-    talk.print(prediction.summary(), markup=False)
-
-
-def _notes(source: Path) -> list[str]:
-    """What a sweep says of its own soundness; of another table there is nothing to say."""
-    from tuner import soundness
-    from tuner.status import open_folder
-
-    if not (source / "ledger.db").is_file():
-        return []
-    sweep, ledger, provenance = open_folder(source)
-    return soundness.faults(sweep, ledger, provenance.vocab_size)
-
-
-# --- the command itself
-
-
-def _check_names() -> None:
-    """Make sure that the folders with common names are ours, and say whose they are if not."""
-    home = Path(__file__).resolve().parent.parent
-    for name in ("analysis", "data", "model", "tuner"):
-        spec = find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is None or origin.parent != home / name:
-            _leave(
-                f"{origin or name}: shadows isoflop's own `{name}`. "
-                "Run from another folder, or rename it",
-                YOUR_INPUT,
-            )
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    from tuner.config import BudgetError
-
-    return (BudgetError,)
-
-
-def _mistakes() -> tuple[type[Exception], ...]:
-    """Errors that are a person's; looked up when something was raised, because they load pandas."""
-    from analysis.results import FitError
-    from analysis.tables import RunTableError
-    from data.errors import CorpusError
-    from tuner.config import ConfigError
-
-    return ConfigError, CorpusError, FitError, RunTableError
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    for line in message.splitlines():
-        print(f"isoflop: {line}", file=sys.stderr)
-    sys.exit(code)
-
-
 def main() -> None:
     """Run the command; a person's mistake ends in one line each, not in a traceback."""
-    _check_names()
-    try:
+    check_names()
+    with told():
         app()
-    except SystemExit:
-        raise
-    except _refusals() as error:
-        _leave(str(error), REFUSED)
-    except _mistakes() as error:
-        _leave(str(error), YOUR_INPUT)
-    except sqlite3.DatabaseError as error:
-        _leave(f"ledger.db: {error}; restore it, or name another folder", YOUR_INPUT)
-    except OSError as error:
-        _leave(f"{error.filename or 'file'}: {error.strerror or error}", YOUR_INPUT)
 
 
 if __name__ == "__main__":

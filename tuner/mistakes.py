@@ -1,0 +1,72 @@
+"""What goes wrong in a person's hands, and what is said of it: one line each, and an exit code."""
+
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+OK, INCOMPLETE, YOUR_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes."""
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn a person's mistake into lines on stderr and an exit code."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except _refusals() as error:
+        _leave(str(error), REFUSED)
+    except _mistakes() as error:
+        _leave(str(error), YOUR_INPUT)
+    except sqlite3.DatabaseError as error:
+        _leave(f"ledger.db: {error}; restore it, or name another folder", YOUR_INPUT)
+    except OSError as error:
+        _leave(f"{error.filename or 'file'}: {error.strerror or error}", YOUR_INPUT)
+
+
+def check_names() -> None:
+    """Make sure that the folders with common names are ours, and say whose they are if not."""
+    home = Path(__file__).resolve().parent.parent
+    for name in ("analysis", "data", "model", "tuner"):
+        spec = find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent != home / name:
+            _leave(
+                f"{origin or name}: shadows isoflop's own `{name}`. "
+                "Run from another folder, or rename it",
+                YOUR_INPUT,
+            )
+
+
+def storage_trouble() -> tuple[type[Exception], ...]:
+    """What a full or broken disk raises during a sweep."""
+    from optuna.exceptions import StorageInternalError  # noqa: PLC0415  loads Optuna
+
+    return OSError, sqlite3.Error, StorageInternalError
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    from tuner.config import BudgetError  # noqa: PLC0415  only once something was raised
+
+    return (BudgetError,)
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    # Looked up only once something was raised: two of these load pandas.
+    from analysis.results import FitError  # noqa: PLC0415
+    from analysis.tables import RunTableError  # noqa: PLC0415
+    from data.errors import CorpusError  # noqa: PLC0415
+    from tuner.config import ConfigError  # noqa: PLC0415
+
+    return ConfigError, CorpusError, FitError, RunTableError
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        print(f"isoflop: {line}", file=sys.stderr)
+    sys.exit(code)
