@@ -1,25 +1,16 @@
-"""How fast the parametric fits are, beside an L-BFGS re-creation of the usual procedure.
-
-The reference minimizes the same log-Huber sum from 4,500 starts with finite-difference gradients
-(Besiroglu et al., arXiv 2404.10102); it is timed on a sample of starts and scaled. The
-package `chinchilla` is timed where it is installed.
-"""
+"""How fast the parametric fits are, beside the procedures in `references.py`, on one table."""
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
 import subprocess
-import tempfile
-import time
-from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import logsumexp
+import references
+from references import cpu
 
 from analysis.laws import LossLaw
 from analysis.objectives import huber
@@ -28,10 +19,7 @@ from analysis.problem import FREE, Box, Problem
 from analysis.uncertainty import resampled, residuals
 
 TRUTH = LossLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)  # arXiv 2404.10102
-STARTS = 4500
-GRID = ((0, 5, 10, 15, 20, 25), (0, 5, 10, 15, 20, 25), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2),
-        (0, 0.5, 1, 1.5, 2))  # fmt: skip
-"""ln A, ln B, ln E, alpha, beta: Hoffmann et al. (arXiv 2203.15556), appendix D.3; 4,500 points."""
+REPLICATES = 4000
 
 
 def runs(count):
@@ -41,16 +29,6 @@ def runs(count):
     tokens = 10 ** rng.uniform(18.2, 21.5, count) / 6 / params
     noise = np.where(rng.random(count) < 0.02, 0.1, 0.006) * rng.normal(size=count)
     return params, tokens, TRUTH.loss(params, tokens) * np.exp(noise)
-
-
-def cpu(call, repeats=1):
-    """Best CPU seconds of `repeats` calls."""
-    best = np.inf
-    for _ in range(repeats):
-        began = time.process_time()
-        call()
-        best = min(best, time.process_time() - began)
-    return best
 
 
 def bootstrap(problem, box, replicates):
@@ -67,87 +45,66 @@ def bootstrap(problem, box, replicates):
     return cpu(draws)
 
 
-def reference_seconds(table, starts):
-    """CPU seconds of 4,500 starts, scaled from `starts` of them, and their best objective."""
-    params, tokens, loss = (np.log(column) for column in table)
-
-    def objective(x):
-        a, b, e, alpha, beta = x
-        terms = np.stack([a - alpha * params, b - beta * tokens, np.full_like(params, e)])
-        left = np.abs(logsumexp(terms, axis=0) - loss)
-        return np.where(left <= 1e-3, 0.5 * left**2, 1e-3 * (left - 5e-4)).sum()
-
-    axes = np.meshgrid(*GRID, indexing="ij")
-    grid = np.stack([axis.ravel() for axis in axes], axis=1)
-    chosen = grid[np.random.default_rng(0).choice(len(grid), starts, replace=False)]
-    values = []
-    spent = cpu(
-        lambda: values.extend(minimize(objective, x, method="L-BFGS-B").fun for x in chosen)
-    )
-    return spent * STARTS / starts, min(values)
-
-
-def others(table):
-    """CPU seconds and objective of the package `chinchilla`, where it is installed (243 starts)."""
-    if importlib.util.find_spec("chinchilla") is None:
-        return {"chinchilla_cpu_s": None, "chinchilla_objective": None}
-    from chinchilla import Chinchilla
-    from chinchilla._metrics import log_huber
-
-    grid = {"e": (0, 0.5, 1), "a": (0, 10, 20), "b": (0, 10, 20)}
-    grid |= {"alpha": (0.2, 0.5, 0.8), "beta": (0.2, 0.5, 0.8)}
-    with tempfile.TemporaryDirectory() as folder:
-        tool = Chinchilla(
-            folder,
-            param_grid=grid,
-            loss_fn=partial(log_huber, delta=1e-3),
-            seed_ranges={"C": (1e18, 1e19), "N_to_D": (10, 100)},
-            log_level=50,
-        )
-        for n, d, loss in zip(*table, strict=True):
-            tool.database.append(C=6 * n * d, N=n, D=d, loss=loss)
-        tool.visualizer.optim = lambda *_, **__: None
-        spent = cpu(lambda: tool.fit(parallel=False))
-    found = LossLaw(E=tool.E, A=tool.A, B=tool.B, alpha=tool.alpha, beta=tool.beta)
-    predicted = np.log(np.asarray(found.loss(table[0], table[1]), dtype=float))
-    total = huber().stages[-1](predicted, np.log(table[2]))[0].sum()
-    return {"chinchilla_cpu_s": round(spent, 2), "chinchilla_objective": float(total)}
-
-
 def growth(counts):
     """CPU seconds of one fit at each number of rows."""
     return {str(n): round(cpu(lambda n=n: solve(Problem.of(*runs(n)), huber())), 4) for n in counts}
 
 
+def ours(table):
+    """Our own figures on one table."""
+    problem = Problem.of(*table)
+    return {
+        "fit_ms": round(1e3 * cpu(lambda: solve(problem, huber()), repeats=20), 2),
+        "fit_objective": solve(problem, huber()).value,
+        "boot4000_cpu_s": round(bootstrap(problem, FREE, REPLICATES), 2),
+        "coupled_boot4000_cpu_s": round(bootstrap(problem, Box(coupled=True), REPLICATES), 2),
+    }
+
+
+def theirs(table, quick):
+    """The references' figures on the same table; null where a package is not installed."""
+    sample = 25 if quick else 150
+    fit_seconds, fit_objective = references.lbfgs_fit(table, sample)
+    hasty, hasty_arrived = references.lbfgs_bootstrap(table, REPLICATES, sample, None)
+    seconds, arrived = references.lbfgs_bootstrap(table, REPLICATES, sample, references.CONVERGED)
+    package_seconds, package_objective = references.chinchilla(table)
+    return {
+        "lbfgs_4500_starts_cpu_s": round(fit_seconds, 1),
+        "lbfgs_objective": fit_objective,
+        "lbfgs_boot4000_cpu_s": round(seconds, 1),
+        "lbfgs_boot4000_arrived": arrived,
+        "lbfgs_boot4000_default_tolerance_cpu_s": round(hasty, 1),
+        "lbfgs_boot4000_default_tolerance_arrived": hasty_arrived,
+        "chinchilla_cpu_s": package_seconds,
+        "chinchilla_objective": package_objective,
+        "simple_scaling_laws_boot4000_cpu_s": references.simple_scaling_laws(
+            table, REPLICATES, 20 if quick else 400
+        ),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer reference starts")
+    parser.add_argument("--quick", action="store_true", help="smaller samples of the references")
     quick = parser.parse_args().quick
     table = runs(240)
-    problem = Problem.of(*table)
-    one = cpu(lambda: solve(problem, huber()), repeats=20)
-    reference, best = reference_seconds(table, 25 if quick else 150)
-    mine = solve(problem, huber()).value
-    boot = bootstrap(problem, FREE, 4000)
+    figures = ours(table) | theirs(table, quick)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    print(f"objective: ours {mine:.12g}, best of the reference's starts {best:.12g}")
-    figures = {
-        "fit_ms": round(1e3 * one, 2),
-        "boot4000_cpu_s": round(boot, 2),
-        "ratio_vs_lbfgs": round(reference / one, 0),
-        "coupled_boot4000_cpu_s": round(bootstrap(problem, Box(coupled=True), 4000), 2),
-        "lbfgs_4500_starts_cpu_s": round(reference, 1),
+    figures |= {
+        "fit_ratio_vs_lbfgs": round(1e3 * figures["lbfgs_4500_starts_cpu_s"] / figures["fit_ms"]),
+        "boot4000_ratio_vs_lbfgs": round(
+            figures["lbfgs_boot4000_cpu_s"] / figures["boot4000_cpu_s"], 1
+        ),
         "fit_cpu_s_by_rows": growth((240, 2400, 24000, 240000)),
         "boot100_cpu_s_by_rows": {
             str(n): round(bootstrap(Problem.of(*runs(n)), FREE, 100), 2) for n in (240, 2400, 24000)
         },
-        **others(table),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "commit": commit.stdout.strip(),
     }
-    print(json.dumps(figures))
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
