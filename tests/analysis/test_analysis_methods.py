@@ -35,10 +35,15 @@ def problem(truth):
 def test_derivatives_are_those_of_the_objective(problem, name):
     penalty = OBJECTIVES[name].stages[-1]
     point = np.array([[-1.0, -0.8, 0.1, 0.3, 0.4, 1.3]])
-    _, gradient, hessian = evaluate(problem, penalty, point, np.arange(1))
+    _, gradient, hessian = evaluate(problem, penalty, point, np.arange(1), coupled=True)
     steps = 1e-6 * np.eye(6)
-    ahead = evaluate(problem, penalty, point + steps, np.zeros(6, dtype=int))
-    behind = evaluate(problem, penalty, point - steps, np.zeros(6, dtype=int))
+    _, plain, held = evaluate(problem, penalty, point, np.arange(1), coupled=False)
+    np.testing.assert_array_equal(plain[:, :5], gradient[:, :5])
+    np.testing.assert_array_equal(held[:, :5, :5], hessian[:, :5, :5])
+    assert not plain[:, 5].any()
+    assert not held[:, 5].any()
+    ahead = evaluate(problem, penalty, point + steps, np.zeros(6, dtype=int), coupled=True)
+    behind = evaluate(problem, penalty, point - steps, np.zeros(6, dtype=int), coupled=True)
     assert gradient[0] == pytest.approx((ahead[0] - behind[0]) / 2e-6, rel=1e-5)
     assert hessian[0] == pytest.approx((ahead[1] - behind[1]) / 2e-6, rel=1e-4, abs=1e-5)
 
