@@ -23,19 +23,14 @@ def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...])
             f"needs isoFLOP profiles: most points share their budget with fewer than "
             f"{method.sizes - 1} other sizes"
         )
-    kept, minima, doubts = _minima(profiles(cells), method)
+    kept, minima, left_out = _minima(profiles(cells), method)
     params = np.array([point.params for point in minima])
     tokens = np.array([point.tokens for point in minima])
     budgets = np.array([profile.budget for profile in kept])
     if cells.flops == "6ND":  # what the optimum costs by that count: sizes of a profile differ
         budgets = FLOPS_PER_PARAM_TOKEN * params * tokens
     drawn, outside = _allocation_draws(kept, method, draws, budgets, raw=raw)
-    if outside > UNIDENTIFIED_SHARE:
-        doubts.append(f"{outside:.0%} of resampled profiles have no minimum inside their sizes")
-    if raw:
-        doubts.append("power laws fitted in raw space: the largest budgets decide alone")
-    if len(kept) == 2:
-        doubts.append("two budgets: the power laws pass through both minima, whatever their noise")
+    doubts = [*left_out, *_doubts(outside, raw=raw, budgets=len(kept))]
     space = "raw" if raw else "log"
     return Fit(
         at=at,
@@ -47,6 +42,18 @@ def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...])
         warnings=tuple(doubts),
         **spread(drawn),
     )
+
+
+def _doubts(outside: float, *, raw: bool, budgets: int) -> list[str]:
+    """What speaks against power laws through these minima, in words."""
+    found = []
+    if outside > UNIDENTIFIED_SHARE:
+        found.append(f"{outside:.0%} of resampled profiles have no minimum inside their sizes")
+    if raw:
+        found.append("power laws fitted in raw space: the largest budgets decide alone")
+    if budgets == 2:
+        found.append("two budgets: the power laws pass through both minima, whatever their noise")
+    return found
 
 
 def _minima(found: list[Profile], method: Method) -> tuple[list[Profile], list[Point], list[str]]:
