@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from analysis.laws import Array
 
 Index: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 Evaluate: TypeAlias = Callable[[Array, Index], tuple[Array, Array, Array]]
 """(points (r, p), which problems (r,)) → value (r,), gradient (r, p), Hessian (r, p, p)."""
 
@@ -31,9 +32,9 @@ class Minima:
     """(r, p), zero where a bound holds."""
     hessians: Array
     """(r, p, p), rows and columns of held coordinates those of the identity."""
-    held: NDArray[np.bool_]
+    held: Flags
     """(r, p): a bound holds this coordinate."""
-    converged: NDArray[np.bool_]
+    converged: Flags
     """(r,)."""
 
 
@@ -46,41 +47,59 @@ def minimize(
     Levenberg damping a problem; finished problems leave the active set.
     """
     points = np.clip(start, lower, upper)
-    count = len(points)
-    values, gradients, hessians = evaluate(points, np.arange(count))
-    damping = np.full(count, 1e-3)
-    converged = np.zeros(count, dtype=bool)
-    active = np.arange(count)
+    at = _Standing(points, *evaluate(points, np.arange(len(points))))
+    converged = np.zeros(len(points), dtype=bool)
+    active = np.arange(len(points))
     for _ in range(iterations):
         if not len(active):
             break
         gradient, hessian, _ = _held(
-            points[active], gradients[active], hessians[active], lower, upper
+            at.points[active], at.gradients[active], at.hessians[active], lower, upper
         )
-        step = _step(gradient, hessian, damping[active])
-        tried = np.clip(points[active] + step, lower, upper)
-        value, *slopes = evaluate(tried, active)
-        better = value <= values[active]
-        won = active[better]
-        points[won], values[won] = tried[better], value[better]
-        gradients[won], hessians[won] = slopes[0][better], slopes[1][better]
-        small = (np.abs(step).max(axis=1) < tolerance) & (damping[active] < 1e-1)
-        damping[active] = np.where(
-            better, np.maximum(damping[active] * 0.1, 1e-12), damping[active] * 10
-        )
-        done = small | (damping[active] > STALLED)
+        step = _step(gradient, hessian, at.damping[active])
+        tried = np.clip(at.points[active] + step, lower, upper)
+        small = np.abs(step).max(axis=1) < tolerance
+        done = at.move(active, tried, evaluate(tried, active), small)
         converged[active[done]] = True
         active = active[~done]
-    gradient, hessian, held = _held(points, gradients, hessians, lower, upper)
+    gradient, hessian, held = _held(at.points, at.gradients, at.hessians, lower, upper)
     return Minima(
-        points=points, values=values, gradients=gradient, hessians=hessian, held=held,
+        points=at.points, values=at.values, gradients=gradient, hessians=hessian, held=held,
         converged=converged,
     )  # fmt: skip
 
 
+class _Standing:
+    """Where every problem stands; moved in place, for speed."""
+
+    def __init__(self, points: Array, values: Array, gradients: Array, hessians: Array) -> None:
+        self.points, self.values = points, values
+        self.gradients, self.hessians = gradients, hessians
+        self.damping = np.full(len(points), 1e-3)
+
+    def move(
+        self, active: Index, tried: Array, found: tuple[Array, Array, Array], small: Flags
+    ) -> Flags:
+        """Take the steps that lower the value, adapt the damping, tell who has arrived.
+
+        `active` are the problems that tried, `found` what `evaluate` says of `tried`, and `small`
+        whose step was below the tolerance. All of one length; so is the answer.
+        """
+        value, gradient, hessian = found
+        better = value <= self.values[active]
+        won = active[better]
+        self.points[won], self.values[won] = tried[better], value[better]
+        self.gradients[won], self.hessians[won] = gradient[better], hessian[better]
+        damping = self.damping[active]
+        undamped = damping < 1e-1  # a small step under heavy damping says nothing
+        damping = np.where(better, np.maximum(damping * 0.1, 1e-12), damping * 10)
+        self.damping[active] = damping
+        return (small & undamped) | (damping > STALLED)
+
+
 def _held(
     points: Array, gradients: Array, hessians: Array, lower: Array, upper: Array
-) -> tuple[Array, Array, NDArray[np.bool_]]:
+) -> tuple[Array, Array, Flags]:
     """Gradient and Hessian on the face of the box that the gradient presses against."""
     held = ((points <= lower) & (gradients >= 0)) | ((points >= upper) & (gradients <= 0))
     held |= lower == upper
