@@ -411,6 +411,8 @@ def _print_json(value: object) -> None:
 
 def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     """Run or go on, then fit and report; leave with the exit code that says how it went."""
+    from analysis.results import FitError
+    from analysis.tables import RunTableError
     from tuner import answer
     from tuner import status as statuses
     from tuner import sweep as sweeps
@@ -422,7 +424,12 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     standing = statuses.of_folder(folder)
     talk.print(statuses.table(standing))
     path = folder / "report.html"
-    prediction = answer.write_report(answer.read(folder), folder, path, sweep.target_budget)
+    try:
+        prediction = answer.write_report(answer.read(folder), folder, path, sweep.target_budget)
+    except (FitError, RunTableError) as error:
+        talk.print(f"no law fits this table yet:\n{error}", markup=False)
+        talk.print(f"the runs are in {folder / 'trials.csv'}")
+        raise typer.Exit(INCOMPLETE) from None
     talk.print(prediction.summary(), markup=False)
     out.print(str(path), soft_wrap=True)
     if standing.failed:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -14,6 +15,7 @@ import ray
 import tomli_w
 from filelock import FileLock, Timeout
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler
@@ -25,7 +27,7 @@ from tuner import corpora, plan, space, trainable
 from tuner import provenance as provenances
 from tuner.attempt import checkpoint_path
 from tuner.backends.contract import Job
-from tuner.config import ConfigError, Sweep, load
+from tuner.config import ConfigError, Sweep, digest, load
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
@@ -144,7 +146,8 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own = _machine(sweep.resources) if address is None else {}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    # "local", not None: that would join any Ray that somebody runs on this machine.
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     try:
         if own:
             _check_room(sweep)
@@ -199,7 +202,7 @@ def _peak(sweep: Sweep, ledger: Ledger) -> float:
 def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None:
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     driver = Driver(engine, job)
 
     def write_table() -> None:
@@ -220,8 +223,9 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
             trial_dirname_creator=_folder_name,
         ),
         run_config=RunConfig(
-            name="ray",
-            storage_path=str(folder.resolve()),
+            # Sweeps on one cluster share a session folder, in which names must differ.
+            name=f"{engine.sweep.name}-{digest(str(folder.resolve()))}",
+            storage_path=str((folder / "ray").resolve()),
             verbose=0,
             callbacks=[
                 tune.logger.JsonLoggerCallback(),
@@ -323,7 +327,15 @@ class _Deaths(Callback):
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
         """Let the trial wait for another attempt."""
-        error = trial.get_error()
-        lines = str(error or "").strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[-1]}" if lines else "its worker died"
-        self.driver.engine.fail(self.driver.keys[trial.trial_id], reason)
+        self.driver.engine.fail(self.driver.keys[trial.trial_id], _reason(trial))
+
+
+def _reason(trial: RayTrial) -> str:
+    """Why a trial died: the exception it raised, or that its process is gone."""
+    # Not trial.get_error: it looks where Ray's files arrive only later.
+    written = Path(trial.pickled_error_file or "")
+    error = pickle.loads(written.read_bytes()) if written.is_file() else None
+    if not isinstance(error, RayTaskError):
+        return "its worker died"
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

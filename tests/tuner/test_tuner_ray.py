@@ -107,7 +107,7 @@ def test_what_a_sweep_leaves_behind(trained):
     assert not list((folder / "checkpoints").iterdir())
     events = list((folder / "tensorboard").glob("*/events*"))
     assert len(events) == plan.plan(sweep).trials
-    assert list((folder / "ray").glob("*/result.json"))
+    assert list((folder / "ray").glob("*/*/result.json"))
     standing = status.of_folder(folder)
     assert (standing.ended, standing.planned, standing.reserved) == (12, 12, 0)
 
@@ -236,3 +236,18 @@ def test_interrupted_it_says_how_to_go_on(calm, tmp_path):
     said = running.output()
     assert running.process.returncode == 130, said
     assert f"isoflop resume {folder}" in said
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, "local"), ("auto", "auto")])
+def test_somebody_else_s_ray_is_joined_only_when_asked(monkeypatch, small, asked, given):
+    from tuner import sweep as sweeps
+
+    seen = {}
+    monkeypatch.setattr(sweeps.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(sweeps.ray, "init", lambda **options: seen.update(options))
+    monkeypatch.setattr(sweeps.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(sweeps.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    with sweeps._ray(small(resources={"slots": 3}), asked):
+        assert seen["address"] == given
+    assert seen.get("resources") == ({"slot": 3} if asked is None else None)
+    assert seen.get("_node_ip_address") == ("127.0.0.1" if asked is None else None)
