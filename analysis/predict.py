@@ -146,6 +146,7 @@ def predict(
         warnings=(
             *_warnings(fits, points, budget, tokens, batch_size, around),
             *_loss_warnings(source, best),
+            *_rate_warnings(runs, proposed),
         ),
     )
 
@@ -182,6 +183,17 @@ def _loss_warnings(source: Fit | None, best: Fit) -> list[str]:
         return []
     doubt = f", which is doubtful: {source.status.reason}" if source.status.reason else ""
     return [f"{best.name} has no law of loss: the loss is {source.name}'s{doubt}"]
+
+
+def _rate_warnings(runs: Runs, shape: ProposedShape | None) -> list[str]:
+    """What the learning rate is a rate of, where the runs scaled theirs by width."""
+    if set(runs.table.get("parametrization", ())) != {"mup"}:
+        return []
+    scale = "16 / d_model" if shape is None else f"16 / {shape.d_model} = {16 / shape.d_model:.3g}"
+    return [
+        "the learning rate is that of embeddings, gains and biases (mup parametrization): hidden "
+        f"matrices and the head train at {scale} times it"
+    ]
 
 
 def surroundings(runs: Runs) -> Surroundings:

@@ -184,3 +184,11 @@ def test_a_table_without_counts_says_so(fits):
 
 def simulate_like_others():
     return pd.DataFrame({"C": [1e18, 1e19], "N": [1e8, 2e8], "L": [3.0, 2.5]})
+
+
+def test_a_rate_scaled_by_width_says_so(tuned_runs, fits):
+    scaled = Runs.of(tuned_runs.trials.assign(parametrization="mup"), source="scaled")
+    said = predict(scaled, fits, 1e20)
+    (line,) = [warning for warning in said.warnings if "mup" in warning]
+    assert f"16 / {said.shape.d_model} = {16 / said.shape.d_model:.3g} times it" in line
+    assert not any("mup" in warning for warning in predict(tuned_runs, fits, 1e20).warnings)
