@@ -11,6 +11,8 @@ from analysis.runs import Runs
 
 ENVELOPE_DRAWS = 200
 """Most bootstrap hulls: each is a pass over all curves."""
+SIZES = 3
+"""Inner sizes that a hull must touch to show a slope."""
 
 
 def lower_hull(x: Array, y: Array) -> NDArray[np.int64]:
@@ -56,8 +58,10 @@ def envelope_fit(runs: Runs, draws: Draws, at: tuple[float, ...]) -> Fit:
     params, tokens = curves["params"].to_numpy(float), curves["tokens"].to_numpy(float)
     hull = _interior(frontier(flops, loss), params)
     sizes = len(np.unique(params[hull]))
-    if sizes < 3:
-        raise UnsupportedError(f"the hull of the curves touches {sizes} inner sizes, 3 needed")
+    if sizes < SIZES:
+        raise UnsupportedError(
+            f"the hull of the curves touches {sizes} inner sizes, {SIZES} needed"
+        )
     fitted = power_laws(flops[hull], params[hull], tokens[hull], raw=False)
     warning = "points in the middle of a decaying schedule are not compute-optimal runs"
     return Fit(
@@ -101,8 +105,13 @@ def _envelope_draws(curves: pd.DataFrame, draws: Draws) -> AllocationLaw | None:
         chosen = rng.integers(len(groups), size=len(groups))
         flops, loss, params, tokens = np.concatenate([groups[i] for i in chosen]).T
         hull = _interior(frontier(flops, loss), params)
-        if len(np.unique(params[hull])) >= 2:
-            rows.append(power_laws(flops[hull], params[hull], tokens[hull], raw=False))
+        if len(np.unique(params[hull])) < SIZES:
+            continue
+        with np.errstate(over="ignore"):
+            law = power_laws(flops[hull], params[hull], tokens[hull], raw=False)
+        # Points at nearly one budget have no slope: their coefficient at 1 FLOP is beyond a float.
+        if np.isfinite([law.n_coef, law.d_coef]).all():
+            rows.append(law)
     if not rows:
         return None
     return AllocationLaw(**{
