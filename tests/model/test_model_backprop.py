@@ -69,7 +69,9 @@ def assert_same(reference, ours, tolerance):
         d_ff=st.integers(1, 70),
         vocab_size=st.integers(2, 90),
         context_length=st.integers(1, 40),
-    ),
+        # Of two numbers a LayerNorm keeps which is larger: what is left of their gradient is
+        # rounding, in autograd as much as here.
+    ).filter(lambda shape: shape.d_model > 2),
     batch=st.integers(1, 5),
     seed=st.integers(0, 100),
 )
