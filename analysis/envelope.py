@@ -110,7 +110,7 @@ def _envelope_draws(curves: pd.DataFrame, draws: Draws) -> AllocationLaw | None:
         with np.errstate(over="ignore"):
             law = power_laws(flops[hull], params[hull], tokens[hull], raw=False)
         # Points at nearly one budget have no slope: their coefficient at 1 FLOP is beyond a float.
-        if np.isfinite([law.n_coef, law.d_coef]).all():
+        if all(np.isfinite(coef).all() for coef in (law.n_coef, law.d_coef)):
             rows.append(law)
     if not rows:
         return None
