@@ -15,6 +15,8 @@ from rich.console import Console
 from tuner.mistakes import INCOMPLETE, INTERRUPTED, REFUSED, check_names, storage_trouble, told
 
 if TYPE_CHECKING:
+    from analysis.comparison import Fits
+    from analysis.predict import Prediction
     from tuner.config import Sweep
 
 app = typer.Typer(
@@ -126,11 +128,11 @@ def resume(folder: Folder, address: Address = None) -> None:
 
     Example: isoflop resume runs/demo
     """
-    from tuner import status as statuses
-    from tuner.config import load
+    from tuner.status import open_folder
 
-    statuses.of_folder(folder)
-    _run(load(folder / "sweep.toml"), folder, address)
+    sweep, ledger, _ = open_folder(folder)
+    ledger.close()
+    _run(sweep, folder, address)
 
 
 @app.command()
@@ -209,10 +211,7 @@ def fit(
     runs = read(runs_path, column_map or ())
     fits = fit_laws(runs, at=at or (), pinned_E=pin_E, replicates=replicates)
     fits = compared(runs, fits, pinned_E=pin_E, replicates=min(replicates, 200))
-    if as_json:
-        _print_json(fits.to_dict())
-    else:
-        out.print(fits.summary(), markup=False, highlight=False, soft_wrap=True)
+    _print_answer(fits, as_json)
 
 
 @app.command()
@@ -247,10 +246,7 @@ def predict(
     runs = read(runs_path, column_map or ())
     fits = fit_laws(runs, at=[budget], pinned_E=pin_E)
     prediction = allocate(runs, fits, budget, served=served)
-    if as_json:
-        _print_json(prediction.to_dict())
-    else:
-        out.print(prediction.summary(), markup=False, highlight=False, soft_wrap=True)
+    _print_answer(prediction, as_json)
 
 
 @app.command()
@@ -407,6 +403,14 @@ def generate(
 
 def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1))
+
+
+def _print_answer(answer: "Fits | Prediction", as_json: bool) -> None:
+    """An answer as JSON, or in words."""
+    if as_json:
+        _print_json(answer.to_dict())
+    else:
+        out.print(answer.summary(), markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
