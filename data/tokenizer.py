@@ -49,6 +49,11 @@ class Tokenizer(Protocol):
         """Distinct tokens, the separator among them."""
         ...
 
+    @property
+    def separator(self) -> int | None:
+        """The token after every document; None where documents stand side by side."""
+        ...
+
     def encode(self, text: str) -> Tokens:
         """The tokens of `text`, without a separator. Shape (tokens,)."""
         ...
@@ -72,6 +77,7 @@ class Bytes:
 
     name: str = "byte"
     vocab_size: int = 256
+    separator: int = SEPARATOR
     fingerprint: str = fingerprint(b"utf-8, separator 0")
 
     def encode(self, text: str) -> Tokens:
@@ -95,6 +101,7 @@ class Symbols:
     """Tokens that stand for nothing but themselves, for synthetic corpora."""
 
     vocab_size: int
+    separator: None = None
 
     @property
     def name(self) -> str:
@@ -142,6 +149,11 @@ class BytePairs:
         model = Model.from_str(serialized)
         name = f"bpe:{model.get_vocab_size()}"
         return cls(name=name, serialized=serialized, model=model)
+
+    @property
+    def separator(self) -> int | None:
+        """`<|endoftext|>`: 0 in a BPE trained here; another one's may have none."""
+        return self.model.token_to_id(END_OF_TEXT)
 
     @property
     def fingerprint(self) -> str:

@@ -1,31 +1,62 @@
-"""Text from a model: one token after the other, for a batch of prompts."""
+"""Text from a model: one token after the other, for a batch of prompts of any lengths."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is chosen from the logits.
+
+    Raises:
+        ValueError: a value is out of range; all such are named.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int | None = None
+    """Sample among this many likeliest tokens only."""
+    top_p: float | None = None
+    """Sample among the fewest likeliest tokens that together have this probability, counted within
+    the `top_k` (nucleus sampling, arXiv 1904.09751, section 3.1)."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not self.temperature >= 0:
+            faults.append(f"temperature must be at least 0, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            faults.append(f"top_k must be at least 1 or None, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            faults.append(f"top_p must be above 0 and at most 1, or None, got {self.top_p}")
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 @torch.no_grad()
 def generate(
     model: nn.Module,
-    prompts: Tensor,
+    prompts: Tensor | Sequence[Tensor],
     max_new_tokens: int,
     *,
     context_length: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    sampling: Sampling = Sampling(),
     eos_token_id: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Sample what follows `prompts`.
 
     Args:
-        model: tokens (batch, time) to logits (batch, time, vocab_size); left in the mode it is in,
-            evaluated in eval mode.
-        prompts: (batch, time), or (time,) for a batch of one; of any length from one up.
+        model: tokens (batch, time) to logits (batch, time, vocab_size), causal; left in the mode
+            it is in, evaluated in eval mode.
+        prompts: (batch, time), or (time,) for a batch of one, or several (time,) of unlike lengths;
+            each of any length from one up.
         max_new_tokens: tokens to add to each prompt.
-        context_length: the model sees this many of the last tokens.
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: sample among the `top_k` likeliest only.
+        context_length: the model sees this many of each prompt's last tokens.
+        sampling: how a token is chosen.
         eos_token_id: a sequence that has emitted it is continued with it; sampling stops early
             when every sequence has.
         generator: where randomness comes from; torch's default if None.
@@ -34,53 +65,64 @@ def generate(
         The new tokens alone: (batch, new), new ≤ `max_new_tokens`, fewer only when all have ended.
 
     Raises:
-        ValueError: an argument is out of range; all such are named.
+        ValueError: a prompt is empty or `max_new_tokens` negative; both are named.
     """
-    _check(prompts, max_new_tokens, temperature, top_k)
-    tokens = torch.atleast_2d(prompts)
-    start = tokens.shape[1]
-    ended = torch.zeros(len(tokens), 1, dtype=torch.bool, device=tokens.device)
+    rows = list(torch.atleast_2d(prompts) if isinstance(prompts, Tensor) else prompts)
+    _check(rows, max_new_tokens)
+    device = rows[0].device
+    asked = torch.tensor([len(row) for row in rows], device=device)
+    batch = torch.arange(len(rows), device=device)
+    # Room for what comes; a causal model does not see what stands behind a row's last token.
+    room = rows[0].new_zeros(len(rows), max_new_tokens)
+    tokens = torch.cat((pad_sequence(rows, batch_first=True), room), dim=1)
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
     training = model.training
     model.eval()
+    new = 0
     try:
-        for _ in range(max_new_tokens):
-            logits = model(tokens[:, -context_length:])[:, -1]
-            token = _sample(logits, temperature, top_k, generator)
+        while new < max_new_tokens and not ended.all():
+            logits = _last_logits(model, tokens, asked + new, context_length)
+            token = _sample(logits, sampling, generator)
             if eos_token_id is not None:
                 token = token.masked_fill(ended, eos_token_id)
                 ended |= token == eos_token_id
-            tokens = torch.cat((tokens, token), dim=1)
-            if ended.all():
-                break
+            tokens[batch, asked + new] = token
+            new += 1
     finally:
         model.train(training)
-    return tokens[:, start:]
+    return tokens.gather(1, asked[:, None] + torch.arange(new, device=device))
 
 
-def _sample(
-    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
-) -> Tensor:
-    """One token (batch, 1) for each row of `logits` (batch, vocab_size)."""
-    if temperature == 0:
-        return logits.argmax(dim=-1, keepdim=True)
-    logits = logits / temperature
-    if top_k is None:
-        return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+def _last_logits(model: nn.Module, tokens: Tensor, lengths: Tensor, context_length: int) -> Tensor:
+    """Logits (batch, vocab_size) behind the first `lengths` (batch,) of each row of `tokens`."""
+    width = min(int(lengths.max()), context_length)
+    starts = (lengths - width).clamp(min=0)
+    window = tokens.gather(1, starts[:, None] + torch.arange(width, device=tokens.device))
+    batch = torch.arange(len(tokens), device=tokens.device)
+    return model(window)[batch, lengths - starts - 1]
+
+
+def _sample(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+    """One token (batch,) for each row of `logits` (batch, vocab_size)."""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / sampling.temperature
+    vocab_size = logits.shape[-1]
     # Sampled among the k themselves: a threshold would let ties with the last one in.
-    likeliest, index = logits.topk(min(top_k, logits.shape[-1]))
-    choice = torch.multinomial(likeliest.softmax(dim=-1), 1, generator=generator)
-    return index.gather(-1, choice)
+    likeliest, index = logits.topk(min(sampling.top_k or vocab_size, vocab_size))
+    chances = likeliest.softmax(dim=-1)
+    if sampling.top_p is not None:
+        before = chances.cumsum(dim=-1) - chances
+        chances = chances.masked_fill(before >= sampling.top_p, 0.0)
+    choice = torch.multinomial(chances, 1, generator=generator)
+    return index.gather(-1, choice)[:, 0]
 
 
-def _check(prompts: Tensor, max_new_tokens: int, temperature: float, top_k: int | None) -> None:
+def _check(prompts: Sequence[Tensor], max_new_tokens: int) -> None:
     faults = []
-    if prompts.numel() == 0:
+    if not prompts or any(prompt.numel() == 0 for prompt in prompts):
         faults.append("prompts must hold at least one token each")
     if max_new_tokens < 0:
         faults.append(f"max_new_tokens must be at least 0, got {max_new_tokens}")
-    if temperature < 0:
-        faults.append(f"temperature must be at least 0, got {temperature}")
-    if top_k is not None and top_k < 1:
-        faults.append(f"top_k must be at least 1 or None, got {top_k}")
     if faults:
         raise ValueError("; ".join(faults))

@@ -3,6 +3,7 @@
 State-dict names are the course's, so that its checkpoints load. Counts live in `model.shape`.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Self
@@ -13,7 +14,7 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
 from typing_extensions import override
 
 from model.checkpoint import read_pretrained, write_pretrained
-from model.generate import generate
+from model.generate import Sampling, generate
 from model.shape import Ffn, Norm, Positions, Shape
 
 EPSILON = 1e-5  # of every norm, as in the course
@@ -203,11 +204,14 @@ class BasicsTransformerLM(nn.Module):
 
     def generate(
         self,
-        x: Tensor,
+        x: Tensor | Sequence[Tensor],
         max_new_tokens: int,
         temperature: float = 1.0,
         top_k: int | None = None,
         eos_token_id: int | None = None,
+        *,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """What follows the prompts `x`: see `model.generate.generate`."""
         return generate(
@@ -215,9 +219,9 @@ class BasicsTransformerLM(nn.Module):
             x,
             max_new_tokens,
             context_length=self.shape.context_length,
-            temperature=temperature,
-            top_k=top_k,
+            sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
             eos_token_id=eos_token_id,
+            generator=generator,
         )
 
     def get_num_params(self, non_embedding: bool = True) -> int:

@@ -1,6 +1,5 @@
 """The decoder against torch's own modules, its folder, and the faults it must not have."""
 
-import itertools
 import json
 
 import pytest
@@ -155,57 +154,6 @@ def test_dropout_acts_in_training_and_not_in_eval(field):
     assert torch.equal(decoder(tokens), model()(tokens))
     decoder.train()
     assert not torch.equal(decoder(tokens), decoder(tokens))
-
-
-@pytest.mark.parametrize("length, batch", [*itertools.product((1, 11, 12, 30), (1, 3))])
-def test_generate_adds_the_asked_number_of_tokens_past_any_context(length, batch):
-    prompts = torch.randint(0, 50, (batch, length))
-    assert model().generate(prompts, 20).shape == (batch, 20)
-    assert model().generate(prompts[0], 0).shape == (1, 0)
-
-
-def test_generate_is_greedy_at_zero_temperature_and_with_top_one():
-    decoder = model()
-    tokens = torch.tensor([[3, 4, 5]])
-    expected = tokens
-    for _ in range(5):
-        expected = torch.cat((expected, decoder(expected)[:, -1].argmax(-1, keepdim=True)), 1)
-    assert torch.equal(decoder.generate(tokens, 5, temperature=0), expected[:, 3:])
-    assert torch.equal(decoder.generate(tokens, 5, top_k=1), expected[:, 3:])
-
-
-def test_top_k_never_leaves_the_likeliest():
-    decoder = model()
-    prompts = torch.full((400, 1), 3)
-    allowed = decoder(prompts[:1])[0, -1].topk(4).indices
-    seen = decoder.generate(prompts, 1, top_k=4, temperature=5.0).unique()
-    assert set(seen.tolist()) == set(allowed.tolist())
-    assert len(decoder.generate(prompts, 1, temperature=5.0).unique()) > 4
-
-
-def test_a_sequence_that_has_ended_stays_ended_and_the_others_go_on():
-    decoder = model()
-    torch.manual_seed(2)
-    new = decoder.generate(torch.full((30, 1), 3), 60, eos_token_id=7)
-    ended = (new == 7).cumsum(dim=1) > 0
-    assert 0 < ended[:, -2].sum() < 30
-    assert (new[ended] == 7).all()
-    only = decoder(torch.tensor([[3]]))[0, -1].argmax().item()
-    assert decoder.generate(torch.tensor([[3]]), 9, top_k=1, eos_token_id=only).tolist() == [[only]]
-
-
-def test_generate_puts_dropout_off_and_the_mode_back():
-    decoder = model(attn_pdrop=0.5, residual_pdrop=0.5).train()
-    tokens = torch.tensor([[3, 4, 5]])
-    greedy = [decoder.generate(tokens, 8, temperature=0) for _ in range(2)]
-    assert torch.equal(*greedy)
-    assert torch.equal(greedy[0], model().generate(tokens, 8, temperature=0))
-    assert decoder.training
-
-
-def test_generate_names_every_fault():
-    with pytest.raises(ValueError, match=r"at least one token.*max_new_tokens.*temperature.*top_k"):
-        model().generate(torch.empty(1, 0, dtype=torch.long), -1, temperature=-1.0, top_k=0)
 
 
 def test_from_shape_is_the_constructor():
