@@ -5,6 +5,7 @@ A folder holds `meta.json`, the shards of both splits and, for a BPE, `tokenizer
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -144,6 +145,10 @@ class Corpus:
         Separators count as tokens and not as bytes, so every tokenizer pays for them alike.
         """
         return self.held_out.bytes / self.held_out.tokens
+
+    def bits_per_byte(self, loss: float) -> float:
+        """A held-out loss, nat/token, per byte of text: comparable across tokenizers."""
+        return loss / (math.log(2) * self.bytes_per_token)
 
     def arrays(self, split: SplitName) -> list[Tokens]:
         """The shards of `split`, each (tokens,), memory-mapped read-only."""

@@ -33,8 +33,12 @@ def read_pretrained(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def write_pretrained(
     folder: Path, config: Mapping[str, object], weights: Mapping[str, Tensor]
 ) -> None:
-    """Write `config` and `weights` to `folder`, which is made if need be."""
+    """Write `config` and `weights` to `folder`, which is made if need be; each whole or not."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    new = folder / f"{CONFIG}.new"
+    new.write_text(json.dumps(config, indent=2) + "\n")
+    new.replace(folder / CONFIG)
+    new = folder / f"{WEIGHTS}.new"
     # Cloned: weights that are views of one buffer would each drag the whole of it into the file.
-    torch.save({name: weight.cpu().clone() for name, weight in weights.items()}, folder / WEIGHTS)
+    torch.save({name: weight.cpu().clone() for name, weight in weights.items()}, new)
+    new.replace(folder / WEIGHTS)

@@ -1,7 +1,5 @@
 """The command `isoflop`, which alone sees everything. Heavy imports wait inside commands."""
 
-import json
-import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -10,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from tuner import cli_models
 from tuner.mistakes import INCOMPLETE, INTERRUPTED, REFUSED, check_names, storage_trouble, told
+from tuner.terminal import AsJson, Settings, SweepFile, out, positive, print_json, talk
 
 if TYPE_CHECKING:
     from analysis.comparison import Fits
@@ -26,22 +25,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Prepare a corpus.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(cli_models.data_app, name="data")
 
-out = Console()
-talk = Console(stderr=True, soft_wrap=True, highlight=False)
-
-SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.toml", help="A sweep file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")]
 RunTable = Annotated[
     Path, typer.Argument(metavar="RUNS", help="A sweep's folder, or a table: CSV, JSON, Parquet.")
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Lay a setting over the file."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster: auto, or ray://HOST:10001.")
 ]
@@ -51,17 +40,10 @@ ColumnMap = Annotated[
 ]
 
 
-def _positive(value: float | None) -> float | None:
-    """An option that is a positive, finite number, if it is given."""
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter(f"{value} is no positive, finite number")
-    return value
-
-
 def _all_positive(values: list[float] | None) -> list[float] | None:
     """The same for an option given several times."""
     for value in values or ():
-        _positive(value)
+        positive(value)
     return values
 
 
@@ -90,7 +72,7 @@ def plan(sweep_file: SweepFile, settings: Settings = None, as_json: AsJson = Fal
 
     counted = count(load(sweep_file, settings or ()))
     if as_json:
-        _print_json(counted.to_dict())
+        print_json(counted.to_dict())
     else:
         planview.show(counted, out)
         laid = "".join(f" -s {shlex.quote(setting)}" for setting in settings or ())
@@ -145,7 +127,7 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
 
     standing = statuses.of_folder(folder)
     if as_json:
-        _print_json(standing.to_dict())
+        print_json(standing.to_dict())
     else:
         out.print(statuses.table(standing))
 
@@ -218,13 +200,13 @@ def fit(
 def predict(
     runs_path: RunTable,
     budget: Annotated[
-        float, typer.Option(help="Compute of the run being planned, FLOP.", callback=_positive)
+        float, typer.Option(help="Compute of the run being planned, FLOP.", callback=positive)
     ],
     column_map: ColumnMap = None,
     served: Annotated[
         float | None,
         typer.Option(
-            callback=_positive,
+            callback=positive,
             metavar="TOKENS",
             help="Tokens the model will serve in its life: also say which model of the same loss "
             "is cheapest to train and to serve. E.g. 1e12.",
@@ -257,7 +239,7 @@ def report(
         float | None,
         typer.Option(
             help="What the answer is for, FLOP; default ten times the largest.",
-            callback=_positive,
+            callback=positive,
         ),
     ] = None,
     column_map: ColumnMap = None,
@@ -276,57 +258,7 @@ def report(
     out.print(str(path), soft_wrap=True)
 
 
-# --- corpora, one model, the machine
-
-
-@data_app.command()
-def prepare(
-    source: Annotated[
-        str, typer.Argument(help="A file, folder or glob of text, or a source known by name.")
-    ],
-    tokenizer: Annotated[
-        str, typer.Option(help="byte, or bpe:SIZE trained on the source.")
-    ] = "byte",
-    folder: Annotated[Path, typer.Option("--dir", help="Where corpora lie.")] = Path(
-        "runs/corpora"
-    ),
-    held_out_share: Annotated[float, typer.Option(help="Share of documents held out.")] = 0.05,
-    max_bytes: Annotated[int | None, typer.Option(help="Read no more text than this.")] = None,
-    text_column: Annotated[
-        str, typer.Option(help="Field of JSONL and Parquet rows that holds the text.")
-    ] = "text",
-    as_json: AsJson = False,
-) -> None:
-    """Turn text into token shards that sweeps read.
-
-    Example: isoflop data prepare python-stdlib
-    """
-    from data.prepare import prepare as make
-
-    corpus = make(
-        source,
-        folder,
-        tokenizer=tokenizer,
-        held_out_share=held_out_share,
-        max_bytes=max_bytes,
-        text_column=text_column,
-    )
-    facts = {
-        "folder": str(corpus.folder),
-        "fingerprint": corpus.fingerprint,
-        "tokenizer": corpus.tokenizer,
-        "vocab_size": corpus.vocab_size,
-        "train_tokens": corpus.train_tokens,
-        "held_out_tokens": corpus.held_out_tokens,
-        "bytes_per_token": corpus.bytes_per_token,
-        "entropy": corpus.entropy,
-        "notes": list(corpus.notes),
-    }
-    if as_json:
-        _print_json(facts)
-    else:
-        for name, value in facts.items():
-            out.print(f"{name:16} {value}", markup=False, highlight=False, soft_wrap=True)
+# --- the machine
 
 
 @app.command()
@@ -339,7 +271,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     checks = examine()
     if as_json:
-        _print_json({check.name: check.to_dict() for check in checks})
+        print_json({check.name: check.to_dict() for check in checks})
     else:
         for check in checks:
             mark = "ok  " if check.sound else "FAIL"
@@ -350,65 +282,17 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(INCOMPLETE)
 
 
-@app.command()
-def train(
-    sweep_file: SweepFile,
-    size: Annotated[str, typer.Option(help="Layers and width, e.g. 2x32.")],
-    budget: Annotated[float, typer.Option(help="FLOP.", callback=_positive)],
-    learning_rate: Annotated[float, typer.Option(help="Peak rate.", callback=_positive)],
-    settings: Settings = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    folder: Annotated[Path, typer.Option("--dir", help="The model's folder.")] = Path("runs/model"),
-) -> None:
-    """Train one model by a sweep's recipe; killed and started again, it goes on.
-
-    Example: isoflop train tuner/sweeps/smoke.toml --size 1x32 --budget 1e10 --learning-rate 0.02
-    """
-    from tuner import single
-    from tuner.config import load
-
-    sweep = load(sweep_file, settings or ())
-    for progress in single.train(sweep, size, budget, learning_rate, seed, folder):
-        talk.print(
-            f"step {progress.step}  {progress.tokens:,} tokens  {progress.flops:.3g} FLOP  "
-            f"loss {progress.loss:.4f} ± {progress.loss_se:.4f} nat/token"
-        )
-    out.print(str(folder), soft_wrap=True)
-    talk.print(f"next: isoflop generate {folder} --prompt 'def '")
-
-
-@app.command()
-def generate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder.")],
-    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "\n",
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: int = 0,
-) -> None:
-    """Write text with a trained model.
-
-    Example: isoflop generate runs/model --prompt 'import '
-    """
-    from tuner import single
-
-    text = single.generate(
-        folder, prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
-    )
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+app.command()(cli_models.train)
+app.command()(cli_models.generate)
 
 
 # --- what several commands need
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=1))
-
-
 def _print_answer(answer: "Fits | Prediction", as_json: bool) -> None:
     """An answer as JSON, or in words."""
     if as_json:
-        _print_json(answer.to_dict())
+        print_json(answer.to_dict())
     else:
         out.print(answer.summary(), markup=False, highlight=False, soft_wrap=True)
 

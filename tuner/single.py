@@ -1,49 +1,74 @@
-"""One model without Ray: train it by a sweep's recipe, and let it write."""
+"""One model without Ray: trained by a sweep's recipe, with checkpoints and TensorBoard."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+from filelock import FileLock, Timeout
+from tensorboardX import SummaryWriter
 
 from data import tokenizer
+from data.corpus import Corpus
 from model.progress import Progress
-from model.transformer import BasicsTransformerLM
 from tuner import corpora, space
 from tuner.attempt import attempt
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
 from tuner.config import ConfigError, Sweep
 from tuner.sections import NAMED_SIZES
-from tuner.space import Question
+from tuner.space import Question, Trial
 
 CHECKPOINT = "checkpoint.pickle"
 ASKED = "asked.json"
 TOKENIZER = "tokenizer.txt"
+TENSORBOARD = "tensorboard"
+EVALUATION_SHARE = 0.05
+"""Of training's FLOPs that evaluation may take where nobody says how often to report."""
 
 
-def train(
-    sweep: Sweep, size: str, budget: float, learning_rate: float, seed: int, folder: Path
-) -> Iterator[Progress]:
-    """Train the model of one question, yielding its reports; a killed training goes on.
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One model to train, everything settled."""
+
+    sweep: Sweep
+    trial: Trial
+    corpus: Corpus
+    folder: Path
+
+
+def task(
+    sweep: Sweep,
+    size: str,
+    budget: float,
+    learning_rate: float,
+    *,
+    seed: int,
+    folder: Path,
+    reports: int | None,
+) -> Task:
+    """What `train` is to do; prepares the corpus, writes nothing else.
 
     Args:
-        sweep: whose recipe, corpus and report fractions to use.
+        sweep: whose recipe and corpus to use.
         size: layers and width, as `2x32`, or `small`, `medium`, `large`.
         budget: FLOP.
         learning_rate: peak rate.
         seed: of weights and data order.
-        folder: gets the model, its tokenizer and, until the end, the checkpoint.
+        folder: gets the model, its tokenizer, its checkpoint and TensorBoard's log.
+        reports: evaluations and checkpoints, evenly spaced; None takes 4 to 100, as evaluation's
+            share of the work permits. They do not change what is trained.
 
     Raises:
-        ConfigError: `size` is no size, the budget buys no step, or `folder` holds another model.
+        ConfigError: `size` is no size, the budget buys no step or more tokens than there are.
         CorpusError: the corpus cannot be read or made.
     """
     sweep = _alone(sweep, budget)
     question = Question(
         budget=budget, size=_size(size), learning_rate=learning_rate, number=0, seed=seed
     )
-    folder.mkdir(parents=True, exist_ok=True)
     corpus = corpora.of(sweep, folder.parent)
     trial = space.trial(sweep, question, corpus.vocab_size)
     if trial.steps < 1:
@@ -53,36 +78,36 @@ def train(
             f"--budget {budget:g}: {trial.tokens:,} tokens, {sweep.data.source} has "
             f"{corpus.train_tokens:,}; lower it, or -s data.allow_repeats=true"
         )
-    _claim(folder, sweep, question)
-    job = Job(
-        sweep=sweep, vocab_size=corpus.vocab_size, corpus=corpus.folder,
-        checkpoints=folder, peak_flops=0.0,
-    )  # fmt: skip
-    run = TrainRun(job, trial)
-    yield from attempt(run, folder / CHECKPOINT)
-    run.model.save_pretrained(folder)
-    tokenizer.load(corpus.tokenizer_name, corpus.folder).save(folder)
-    (folder / TOKENIZER).write_text(corpus.tokenizer_name)
+    steps = _report_steps(trial, reports or _affordable(trial, sweep.data.held_out_tokens))
+    return Task(sweep=sweep, corpus=corpus, folder=folder, trial=replace(trial, report_steps=steps))
 
 
-def generate(
-    folder: Path, prompt: str, *, tokens: int, temperature: float, top_k: int | None, seed: int
-) -> str:
-    """`prompt` and what the model in `folder` writes after it.
+def train(task: Task, on_step: Callable[[int], None]) -> Iterator[Progress]:
+    """Train, yielding every report; killed and started again, it repeats what it had reported.
+
+    At each report model, checkpoint and TensorBoard's log are written.
+
+    Args:
+        task: what to train.
+        on_step: told the number of each step, from 0, before it is taken.
 
     Raises:
-        ConfigError: there is no model, or the prompt is empty.
+        ConfigError: the folder holds another model, or another process trains in it.
     """
-    if not (folder / TOKENIZER).is_file():
-        raise ConfigError(f"{folder}: no trained model here; make one with: isoflop train")
-    coder = tokenizer.load((folder / TOKENIZER).read_text(), folder)
-    asked = torch.from_numpy(coder.encode(prompt).astype("int64"))[None]
-    if not asked.numel():
-        raise ConfigError("--prompt: is empty; give at least one character")
-    model = BasicsTransformerLM.from_pretrained(folder)
-    torch.manual_seed(seed)
-    written = model.generate(asked, tokens, temperature=temperature, top_k=top_k)
-    return prompt + coder.decode(written[0].tolist())
+    folder = task.folder
+    with _only_here(folder), _log(folder) as log:
+        _claim(task)
+        tokenizer.load(task.corpus.tokenizer_name, task.corpus.folder).save(folder)
+        (folder / TOKENIZER).write_text(task.corpus.tokenizer_name)
+        job = Job(
+            sweep=task.sweep, vocab_size=task.corpus.vocab_size, corpus=task.corpus.folder,
+            checkpoints=folder, peak_flops=0.0,
+        )  # fmt: skip
+        run = TrainRun(job, task.trial, on_step)
+        for progress in attempt(run, folder / CHECKPOINT):
+            run.model.save_pretrained(folder)
+            _write(log, progress, task.corpus)
+            yield progress
 
 
 def _alone(sweep: Sweep, budget: float) -> Sweep:
@@ -106,10 +131,55 @@ def _size(text: str) -> space.Size:
     return int(layers), int(width)
 
 
-def _claim(folder: Path, sweep: Sweep, question: Question) -> None:
+def _affordable(trial: Trial, held_out_tokens: int) -> int:
+    """Reports whose evaluations, a forward pass each, keep to their share; 4 at least."""
+    count = EVALUATION_SHARE * 3 * trial.tokens / held_out_tokens
+    return min(100, max(4, round(count)))
+
+
+def _report_steps(trial: Trial, reports: int) -> tuple[int, ...]:
+    steps = {-(-trial.steps * number // reports) for number in range(1, reports + 1)}
+    return tuple(sorted(steps))
+
+
+@contextmanager
+def _only_here(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"{folder}: another process trains here; name another --dir") from None
+
+
+def _claim(task: Task) -> None:
     """Write down what is trained here, or check that it is the same."""
-    text = json.dumps([json.loads(sweep.to_json()), repr(question)])
-    path = folder / ASKED
+    asked = json.loads(task.sweep.to_json()), repr(task.trial.question), task.corpus.fingerprint
+    text, path = json.dumps(asked), task.folder / ASKED
     if path.exists() and path.read_text() != text:
-        raise ConfigError(f"{folder}: holds a model of another configuration; name another --dir")
+        raise ConfigError(
+            f"{task.folder}: holds a model of another configuration; name another --dir"
+        )
     path.write_text(text)
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[SummaryWriter]:
+    """TensorBoard's log, begun anew: a training taken up again tells its whole history."""
+    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+    with SummaryWriter(str(folder / TENSORBOARD)) as writer:
+        yield writer
+
+
+def _write(log: SummaryWriter, progress: Progress, corpus: Corpus) -> None:
+    scalars = {
+        "loss": progress.loss,
+        "bpb": corpus.bits_per_byte(progress.loss),
+        "train_loss": progress.train_loss,
+        "learning_rate": progress.learning_rate,
+        "flops": float(progress.flops),
+        "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else 0.0,
+    }
+    for name, value in scalars.items():
+        log.add_scalar(name, value, global_step=progress.tokens)
+    log.flush()

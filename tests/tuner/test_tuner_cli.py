@@ -100,22 +100,6 @@ def test_export_fit_predict_report(simulated, tmp_path):
     assert json.loads((simulated / "fit.json").read_text())["n"] > 0
 
 
-def test_train_and_generate(text, tmp_path):
-    file = tmp_path / "s.toml"
-    file.write_text(
-        f'name = "s"\nbudgets = [1e9]\n[data]\nsource = "{text}"\nheld_out_tokens = 4096\n'
-    )
-    arguments = ("--size", "1x16", "--budget", "3e8", "--learning-rate", "0.02")
-    model = tmp_path / "model"
-    invoke("train", file, *arguments, "--dir", model)
-    said = invoke("generate", model, "--prompt", "5 is ", "--tokens", "12").stdout
-    assert said.startswith("5 is ")
-    assert said == invoke("generate", model, "--prompt", "5 is ", "--tokens", "12").stdout
-    wrong = isoflop("train", file, *arguments, "--dir", model, "--seed", "1")
-    assert wrong.returncode == 2
-    assert "holds a model of another configuration" in wrong.stderr
-
-
 def test_prepare_a_corpus(text, tmp_path):
     facts = json.loads(invoke("data", "prepare", text, "--dir", tmp_path, "--json").stdout)
     assert facts["vocab_size"] == 256

@@ -1,13 +1,13 @@
 """Real training: the decoder of `model/` on a prepared corpus."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from data.corpus import Corpus
-from data.loader import Loader, held_out_batches
+from data.loader import Batch, Loader, held_out_batches
 from model.progress import Progress
 from model.recipe import Recipe
 from model.train import Training
@@ -16,14 +16,18 @@ from tuner.backends.contract import Job
 from tuner.config import ConfigError, Sweep
 from tuner.space import Trial
 
+Batches = Callable[[int], Batch]
+
 EVALUATION_TOKENS = 2_048
 """Tokens evaluated at once, at most: a core is fastest there (measured: model/README.md)."""
 
 
 class TrainRun:
-    """A trial trained here and now."""
+    """A trial trained here and now; `on_step` is told each step, from 0, before it is taken."""
 
-    def __init__(self, job: Job, trial: Trial) -> None:
+    def __init__(
+        self, job: Job, trial: Trial, on_step: Callable[[int], None] | None = None
+    ) -> None:
         if job.corpus is None:
             raise ValueError("the train backend needs a corpus")
         torch.set_num_threads(max(1, int(job.sweep.resources.cpus_per_trial)))
@@ -31,12 +35,13 @@ class TrainRun:
         self._gpu = job.sweep.resources.gpus_per_trial > 0
         if self._gpu and not torch.cuda.is_available():
             raise ConfigError("resources.gpus_per_trial: torch sees no GPU here; set it to 0")
+        batches = Loader(corpus, context, trial.batch_size, trial.question.seed).batch
         self._training = Training(
             shape=trial.shape,
             recipe=recipe(job.sweep, trial),
             steps=trial.steps,
             report_at=trial.report_steps,
-            batches=Loader(corpus, context, trial.batch_size, trial.question.seed).batch,
+            batches=batches if on_step is None else _told(batches, on_step),
             held_out=held_out_batches(
                 corpus,
                 context,
@@ -71,6 +76,14 @@ class TrainRun:
     def restore(self, state: dict[str, Any]) -> None:
         """Take them up."""
         self._training.load_state_dict(state)  # pyrefly: ignore
+
+
+def _told(batches: Batches, on_step: Callable[[int], None]) -> Batches:
+    def watched(step: int) -> Batch:
+        on_step(step)
+        return batches(step)
+
+    return watched
 
 
 def recipe(sweep: Sweep, trial: Trial) -> Recipe:

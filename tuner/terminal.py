@@ -1,0 +1,31 @@
+"""What every verb shares with its terminal: two streams, options that come again, JSON."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out = Console()
+talk = Console(stderr=True, soft_wrap=True, highlight=False)
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.toml", help="A sweep file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Lay a setting over the file."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def positive(value: float | None) -> float | None:
+    """An option that is a positive, finite number, if it is given."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is no positive, finite number")
+    return value
+
+
+def print_json(value: object) -> None:
+    """A result that a program reads, on stdout."""
+    typer.echo(json.dumps(value, indent=1))
