@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from model.execution import Execution
 from model.gradient import gradient
 from model.optim import optimizer
 from model.parametrization import initialize
@@ -20,6 +21,8 @@ from model.progress import DIVERGED_LOSS, Progress
 from model.recipe import Recipe, rate
 from model.shape import Shape
 from model.transformer import BasicsTransformerLM
+
+CPU = Execution()
 
 Tokens = NDArray[np.integer]
 
@@ -51,14 +54,13 @@ class Training:
         held_out: evaluation batches, each (n, context_length + 1).
         seed: of first weights and dropout.
         flops_per_step: what a step counts for in `Progress.flops`.
-        device: where to train.
+        execution: where and how to compute.
         model: what to train instead of the decoder of `shape`, initialized by whoever made it:
             tokens (batch, time) to logits (batch, time, vocab_size).
-        compiled: let `torch.compile` have the model; not worth its time for small runs on CPU.
 
     Raises:
-        ValueError: `report_at` does not rise to end at `steps`, or fewer than two sequences are
-            held out; in `run`, a batch has another shape.
+        ValueError: `report_at` does not rise to end at `steps`, fewer than two sequences are held
+            out, or the micro-batch does not divide the batch; in `run`, a batch has another shape.
     """
 
     def __init__(
@@ -72,9 +74,8 @@ class Training:
         held_out: Sequence[Tokens],
         seed: int,
         flops_per_step: int,
-        device: str = "cpu",
+        execution: Execution = CPU,
         model: nn.Module | None = None,
-        compiled: bool = False,
     ) -> None:
         _check(report_at, steps, held_out)
         for_weights, for_dropout = np.random.SeedSequence(seed).spawn(2)
@@ -82,7 +83,7 @@ class Training:
             with torch.random.fork_rng(devices=[]):  # torch draws first values of its own
                 model = BasicsTransformerLM.from_shape(shape, recipe.dropout)
             initialize(model, shape.num_layers, recipe.parametrization, _generator(for_weights))
-        self.device = torch.device(device)
+        self.device = torch.device(execution.device)
         self.shape = shape
         self.recipe = recipe
         self.steps = steps
@@ -92,10 +93,8 @@ class Training:
         self.model = model.to(self.device)
         self.optimizer = optimizer(self.model, recipe, shape.d_model)
         self.held_out = [self._tensor(tokens) for tokens in held_out]
-        self._gradient = gradient(
-            self.model, self.optimizer, recipe, self.device, compiled=compiled
-        )
-        self._random = _generator(for_dropout, device).get_state()
+        self._gradient = gradient(self.model, self.optimizer, recipe, execution)
+        self._random = _generator(for_dropout, execution.device).get_state()
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._step = 0
         self._reported = 0

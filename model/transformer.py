@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from model.checkpoint import read_pretrained, write_pretrained
@@ -106,6 +107,8 @@ class BasicsTransformerLM(nn.Module):
     """
 
     rotation: Tensor  # only with rotary positions
+    recompute: bool
+    """Keep each block's input alone in training and compute the block again on the way back."""
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ class BasicsTransformerLM(nn.Module):
         self.shape = shape
         self.attn_pdrop = attn_pdrop or 0.0
         self.residual_pdrop = residual_pdrop or 0.0
+        self.recompute = False
         self._build()
 
     def _build(self) -> None:
@@ -198,8 +202,9 @@ class BasicsTransformerLM(nn.Module):
         else:
             turn = self.rotation[:time]
         x = self.drop(x)
+        again = self.recompute and self.training
         for layer in self.layers:
-            x = layer(x, turn)
+            x = checkpoint(layer, x, turn, use_reentrant=False) if again else layer(x, turn)
         return self.lm_head(self.ln_final(x))
 
     def generate(

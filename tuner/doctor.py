@@ -104,6 +104,7 @@ def _speed() -> Iterator[Check]:
 
 def training_speed(device: str) -> float:
     """Training FLOP/s of the default recipe on random tokens, compiling and warm-up excluded."""
+    from model.execution import Execution  # noqa: PLC0415
     from model.train import Training  # noqa: PLC0415
     from tuner.backends.train import recipe  # noqa: PLC0415
 
@@ -116,7 +117,7 @@ def training_speed(device: str) -> float:
     training = Training(
         shape=trial.shape, recipe=recipe(sweep, trial), steps=trial.steps, report_at=steps,
         batches=lambda _: tokens, held_out=[tokens], seed=0,
-        flops_per_step=trial.flops_per_step, device=device,
+        flops_per_step=trial.flops_per_step, execution=Execution(device=device),
     )  # fmt: skip
     warm, done = training.run()
     return (done.flops - warm.flops) / (done.seconds - warm.seconds)

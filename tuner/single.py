@@ -103,7 +103,7 @@ def train(task: Task, on_step: Callable[[int], None]) -> Iterator[Progress]:
             sweep=task.sweep, vocab_size=task.corpus.vocab_size, corpus=task.corpus.folder,
             checkpoints=folder, peak_flops=0.0,
         )  # fmt: skip
-        run = TrainRun(job, task.trial, on_step)
+        run = TrainRun(job, task.trial, on_step=on_step)
         for progress in attempt(run, folder / CHECKPOINT):
             run.model.save_pretrained(folder)
             _write(log, progress, task.corpus)

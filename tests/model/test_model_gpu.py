@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.execution import Execution
 from model.gradient import probe
 from model.recipe import Recipe
 from model.shape import Shape
@@ -25,7 +26,7 @@ def batches(step):
     return np.cumsum(rng.integers(0, 3, (8, 33)), axis=1) % 64
 
 
-def run(recipe=RECIPE, device="cuda", **given):
+def run(recipe=RECIPE, device="cuda", **execution):
     training = Training(
         shape=SHAPE,
         recipe=recipe,
@@ -35,8 +36,7 @@ def run(recipe=RECIPE, device="cuda", **given):
         held_out=[batches(99), batches(100)],
         seed=1,
         flops_per_step=SHAPE.flops_per_step(8),
-        device=device,
-        **given,
+        execution=Execution(device=device, **execution),
     )
     return list(training.run())
 

@@ -8,6 +8,7 @@ import torch
 
 import model.gradient
 from model.backprop import Backprop
+from model.execution import Execution
 from model.gradient import Autograd, gradient, probe
 from model.optim import AdamW
 from model.recipe import Recipe
@@ -16,15 +17,14 @@ from model.transformer import BasicsTransformerLM
 
 SHAPE = Shape(d_model=32, num_layers=2, num_heads=2, d_ff=128, vocab_size=64, context_length=16)
 RECIPE = Recipe(learning_rate=0.02, batch_size=4)
-CPU = torch.device("cpu")
 
 
-def way(shape=SHAPE, dtype="float32", compiled=False):
+def way(shape=SHAPE, dtype="float32", **execution):
     torch.manual_seed(1)
     decoder = BasicsTransformerLM.from_shape(shape)
     recipe = dataclasses.replace(RECIPE, dtype=dtype)
     optimizer = AdamW(decoder, recipe, shape.d_model)
-    return gradient(decoder, optimizer, recipe, CPU, compiled=compiled), optimizer
+    return gradient(decoder, optimizer, recipe, Execution(**execution)), optimizer
 
 
 def precision_within(call, monkeypatch):
@@ -75,6 +75,34 @@ def test_the_probe_times_real_steps(monkeypatch):
     drawn = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(drawn, torch.rand(3))
+
+
+@pytest.mark.parametrize("variant", [{}, {"ffn": "swiglu"}], ids=["written out", "autograd"])
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"micro_batch_size": 2},
+        {"micro_batch_size": 1},
+        {"recompute": True},
+        {"recompute": True, "micro_batch_size": 2},
+    ],
+    ids=str,
+)
+def test_in_parts_and_recomputed_the_gradient_is_the_same(variant, execution):
+    shape = dataclasses.replace(SHAPE, **variant)
+    tokens = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(1))
+    whole, reference = way(shape)
+    parts, optimizer = way(shape, **execution)
+    for _ in range(2):  # what an earlier batch left must not matter
+        torch.testing.assert_close(parts(tokens), whole(tokens))
+        torch.testing.assert_close(optimizer.gradient, reference.gradient, rtol=1e-4, atol=1e-6)
+    assert optimizer.gradient.norm() > 0.1
+
+
+@pytest.mark.parametrize("size", [3, 8, -1])
+def test_a_micro_batch_must_divide_the_batch(size):
+    with pytest.raises(ValueError, match=f"must divide batch_size, got {size}, 4"):
+        way(micro_batch_size=size)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.execution import Execution
 from model.progress import DIVERGED_LOSS
 from model.recipe import Recipe
 from model.shape import Shape
@@ -119,6 +120,15 @@ def test_a_cut_and_resumed_run_is_the_uncut_one_bit_for_bit(recipe, tmp_path):
         assert [told(r) for r in before + after] == [told(r) for r in whole]
         for a, b in zip(uncut.model.parameters(), second.model.parameters(), strict=True):
             assert torch.equal(a, b)
+
+
+def test_a_batch_in_parts_is_the_same_run_at_the_same_cost():
+    whole, parts = (
+        list(training(execution=Execution(micro_batch_size=size)).run()) for size in (None, 1)
+    )
+    assert [r.loss for r in parts] == pytest.approx([r.loss for r in whole], rel=1e-4)
+    assert [r.train_loss for r in parts] == pytest.approx([r.train_loss for r in whole], rel=1e-4)
+    assert [(r.flops, r.tokens) for r in parts] == [(r.flops, r.tokens) for r in whole]
 
 
 def test_a_state_is_not_moved_by_further_training():

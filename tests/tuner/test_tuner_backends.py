@@ -1,17 +1,21 @@
 """The contract that every backend keeps, and what each adds to it."""
 
 import math
+import os
+import pickle
 from dataclasses import replace
 from itertools import islice
 
 import pandas as pd
 import pytest
+import torch
 
 from analysis import runs
+from model.memory import USABLE, training_bytes
 from model.progress import DIVERGED_LOSS
 from tuner import corpora, plan, simulate, space
-from tuner.backends import contract
-from tuner.backends.contract import AttemptError, Job
+from tuner.backends import contract, train
+from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
 from tuner.config import parse
 from tuner.export import export
 from tuner.ledger import Ledger
@@ -255,3 +259,43 @@ def test_exceptions_and_pretended_speed_leave_no_trace_in_the_rows(tmp_path):
     assert (tables[1]["attempts"] > 1).any()
     calm, stormy = (table.drop(columns=list(runs.VOLATILE)) for table in tables)
     pd.testing.assert_frame_equal(calm, stormy)
+
+
+@pytest.fixture(scope="module")
+def training_job(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("memory")
+    sweep = sweep_of("train", data={"source": str(text), "held_out_tokens": 2048})
+    return job_of(sweep, folder, corpora.of(sweep, folder).folder)
+
+
+def test_a_retry_at_a_smaller_micro_batch_gives_the_same_row(training_job):
+    trial = trial_of(training_job)
+    whole, half = (contract.start(training_job, trial, micro_batch_size=n) for n in (None, 3))
+    assert (whole.micro_batch_size, half.micro_batch_size) == (4, 2)
+    for a, b in zip(whole, half, strict=True):
+        assert (a.step, a.flops, a.tokens) == (b.step, b.flops, b.tokens)
+        assert b.loss == pytest.approx(a.loss, rel=1e-4)
+
+
+def test_a_batch_is_cut_to_the_memory_of_a_slot(training_job, monkeypatch):
+    trial = trial_of(training_job)
+    cut = training_bytes(trial.shape, 2) / USABLE * os.cpu_count()
+    monkeypatch.setattr(train, "memory_bytes", lambda device: cut)
+    assert contract.start(training_job, trial).micro_batch_size == 2
+    monkeypatch.setattr(train, "memory_bytes", lambda device: 1e4)
+    with pytest.raises(AttemptError, match="1x16: one sequence takes"):
+        contract.start(training_job, trial)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])
+def test_out_of_memory_tells_the_micro_batch_that_was_too_large(training_job, error, monkeypatch):
+    run = contract.start(training_job, trial_of(training_job), micro_batch_size=2)
+
+    def full():
+        raise error
+        yield
+
+    monkeypatch.setattr(run._training, "run", full)
+    with pytest.raises(OutOfMemoryError, match="out of memory at 2 sequences at once") as caught:
+        list(run)
+    assert pickle.loads(pickle.dumps(caught.value)).micro_batch_size == 2

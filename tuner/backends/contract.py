@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from model.progress import Progress
 from tuner.config import Sweep
 from tuner.space import Trial
@@ -50,8 +52,29 @@ class AttemptError(Exception):
     """An attempt that cannot go on; `Engine.fail` decides whether there is another."""
 
 
-def start(job: Job, trial: Trial, *, attempt: int = 1) -> Run:
-    """A run of `trial` by the sweep's backend; `attempt` counts its starts from 1."""
+class OutOfMemoryError(AttemptError):
+    """An attempt whose micro-batch did not fit; one at half of it may."""
+
+    def __init__(self, micro_batch_size: int) -> None:
+        super().__init__(micro_batch_size)
+        self.micro_batch_size = micro_batch_size
+        """Sequences that were too many at once."""
+
+    @override
+    def __str__(self) -> str:
+        return f"out of memory at {self.micro_batch_size} sequences at once"
+
+
+def start(job: Job, trial: Trial, *, attempt: int = 1, micro_batch_size: int | None = None) -> Run:
+    """A run of `trial` by the sweep's backend.
+
+    Args:
+        job: what all trials of the sweep share.
+        trial: what to run.
+        attempt: counts its starts from 1.
+        micro_batch_size: sequences computed at once, at most, where the backend trains; None leaves
+            it to the memory model. The row is the same but for rounding.
+    """
     # Imported here: a sweep on a law or a record needs no torch.
     if job.sweep.backend == "law":
         from tuner.backends.law import LawRun  # noqa: PLC0415
@@ -63,4 +86,4 @@ def start(job: Job, trial: Trial, *, attempt: int = 1) -> Run:
         return ReplayRun(job, trial)
     from tuner.backends.train import TrainRun  # noqa: PLC0415
 
-    return TrainRun(job, trial)
+    return TrainRun(job, trial, micro_batch_size=micro_batch_size)

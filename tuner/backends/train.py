@@ -1,6 +1,6 @@
 """Real training: the decoder of `model/` on a prepared corpus."""
 
-import platform
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,11 +8,14 @@ import torch
 
 from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out_batches
+from model.device import device_name, memory_bytes
+from model.execution import Execution
+from model.memory import TooLargeError, divisors, fit
 from model.progress import Progress
 from model.recipe import Recipe
 from model.train import Training
 from model.transformer import BasicsTransformerLM
-from tuner.backends.contract import Job
+from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
 from tuner.config import ConfigError, Sweep
 from tuner.space import Trial
 
@@ -23,18 +26,31 @@ EVALUATION_TOKENS = 2_048
 
 
 class TrainRun:
-    """A trial trained here and now; `on_step` is told each step, from 0, before it is taken."""
+    """A trial trained here and now.
+
+    Args:
+        job: the sweep.
+        trial: what to train.
+        micro_batch_size: sequences at once, at most; None leaves it to the memory model.
+        on_step: told each step, from 0, before it is taken.
+
+    Raises:
+        AttemptError: not even one sequence fits in memory.
+    """
 
     def __init__(
-        self, job: Job, trial: Trial, on_step: Callable[[int], None] | None = None
+        self,
+        job: Job,
+        trial: Trial,
+        *,
+        micro_batch_size: int | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> None:
         if job.corpus is None:
             raise ValueError("the train backend needs a corpus")
         torch.set_num_threads(max(1, int(job.sweep.resources.cpus_per_trial)))
         context, corpus = trial.shape.context_length, Corpus.open(job.corpus)
-        self._gpu = job.sweep.resources.gpus_per_trial > 0
-        if self._gpu and not torch.cuda.is_available():
-            raise ConfigError("resources.gpus_per_trial: torch sees no GPU here; set it to 0")
+        self.execution = _execution(job.sweep, trial, micro_batch_size)
         batches = Loader(corpus, context, trial.batch_size, trial.question.seed).batch
         self._training = Training(
             shape=trial.shape,
@@ -50,8 +66,13 @@ class TrainRun:
             ),
             seed=trial.question.seed,
             flops_per_step=trial.flops_per_step,
-            device="cuda" if self._gpu else "cpu",
+            execution=self.execution,
         )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences whose gradient is computed at once."""
+        return self.execution.micro_batch_size or self._training.recipe.batch_size
 
     @property
     def model(self) -> BasicsTransformerLM:
@@ -63,11 +84,18 @@ class TrainRun:
     @property
     def device(self) -> str:
         """The GPU's name, or the processor's architecture."""
-        return torch.cuda.get_device_name() if self._gpu else f"{platform.machine()} CPU"
+        return device_name(self.execution.device)
 
     def __iter__(self) -> Iterator[Progress]:
-        """Train."""
-        return self._training.run()
+        """Train.
+
+        Raises:
+            OutOfMemoryError: the micro-batch is too large; a smaller one gives the same row.
+        """
+        try:
+            yield from self._training.run()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemoryError(self.micro_batch_size) from error
 
     def state(self) -> dict[str, Any]:
         """Weights, moments and place."""
@@ -84,6 +112,28 @@ def _told(batches: Batches, on_step: Callable[[int], None]) -> Batches:
         return batches(step)
 
     return watched
+
+
+def _execution(sweep: Sweep, trial: Trial, micro_batch_size: int | None) -> Execution:
+    """Where and how a trial is computed, so that it fits in its share of the memory."""
+    resources = sweep.resources
+    gpu = resources.gpus_per_trial > 0
+    if gpu and not torch.cuda.is_available():
+        raise ConfigError("resources.gpus_per_trial: torch sees no GPU here; set it to 0")
+    device = "cuda" if gpu else "cpu"
+    cores = os.cpu_count() or 1
+    share = resources.gpus_per_trial if gpu else max(1.0, resources.cpus_per_trial) / cores
+    memory = memory_bytes(device) * min(1.0, share)
+    try:
+        split = fit(trial.shape, trial.batch_size, memory, sweep.training.dtype, fused=gpu)
+    except TooLargeError as error:
+        raise AttemptError(str(error)) from None
+    at_most = min(split.micro_batch_size, micro_batch_size or trial.batch_size)
+    return Execution(
+        device=device,
+        micro_batch_size=divisors(trial.batch_size, at_most)[0],
+        recompute=split.recompute,
+    )
 
 
 def recipe(sweep: Sweep, trial: Trial) -> Recipe:

@@ -1,0 +1,31 @@
+"""How a training is computed: what moves its speed and memory, and no result beyond rounding.
+
+Needs no torch.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where and how steps run."""
+
+    device: str = "cpu"
+    micro_batch_size: int | None = None
+    """Sequences whose gradient is computed at once, a divisor of the batch; the gradients of a
+    batch's parts are added up. None takes the whole batch."""
+    recompute: bool = False
+    """Keep a block's input alone and compute the block again on the way back."""
+    compiled: bool = False
+    """Let `torch.compile` have the model; not worth its time for small runs on a CPU."""
+
+    def parts(self, batch_size: int) -> int:
+        """Micro-batches in a batch.
+
+        Raises:
+            ValueError: the micro-batch does not divide it.
+        """
+        size = self.micro_batch_size or batch_size
+        if not 1 <= size <= batch_size or batch_size % size:
+            raise ValueError(f"micro_batch_size must divide batch_size, got {size}, {batch_size}")
+        return batch_size // size

@@ -1,0 +1,89 @@
+"""How much memory a training takes, and so how much of a batch to compute at once. No torch.
+
+Upper bounds: `tests/model/test_model_memory.py` holds them against what torch really keeps.
+"""
+
+from dataclasses import dataclass
+
+from model.shape import Shape
+
+USABLE = 0.8
+"""Share of a device's memory to plan with: the rest is the runtime's, and lost between blocks."""
+MASTER = 4 * 4
+"""Bytes a weight: itself, its gradient and two moments, in float32."""
+LOGIT = 16
+"""Bytes a logit: itself, its log-softmax and their gradients, in float32 and half of it twice."""
+
+
+class TooLargeError(Exception):
+    """One sequence of a model does not fit in memory, however it is computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How a batch is computed so that it fits."""
+
+    micro_batch_size: int
+    """Sequences at once."""
+    recompute: bool
+    """Keep a block's input alone and compute the block again on the way back."""
+
+
+def fit(
+    shape: Shape, batch_size: int, memory: float, dtype: str = "float32", *, fused: bool = False
+) -> Split:
+    """The largest micro-batch that divides `batch_size` and fits in `memory`, byte.
+
+    Blocks are computed twice only where not even one sequence fits otherwise. `fused` attention
+    never writes its scores down.
+
+    Raises:
+        TooLargeError: one sequence does not fit even then.
+    """
+    needed = 0
+    for recompute in (False, True):
+        for size in divisors(batch_size):
+            needed = training_bytes(shape, size, dtype, recompute=recompute, fused=fused)
+            if needed <= USABLE * memory:
+                return Split(micro_batch_size=size, recompute=recompute)
+    raise TooLargeError(
+        f"{shape.num_layers}x{shape.d_model}: one sequence takes {needed / USABLE / 2**30:.3g} GiB,"
+        f" a trial has {memory / 2**30:.3g}; take it off the ladder, shorten context_length, or "
+        "give a trial more memory"
+    )
+
+
+def divisors(batch_size: int, at_most: int | None = None) -> list[int]:
+    """Divisors of `batch_size`, largest first."""
+    largest = batch_size if at_most is None else min(batch_size, at_most)
+    return [size for size in range(largest, 0, -1) if batch_size % size == 0]
+
+
+def training_bytes(
+    shape: Shape,
+    micro_batch_size: int,
+    dtype: str = "float32",
+    *,
+    recompute: bool = False,
+    fused: bool = False,
+) -> int:
+    """Bytes that training `shape` takes at most, `micro_batch_size` sequences at a time."""
+    rows = micro_batch_size * shape.context_length
+    half = dtype != "float32"
+    weights = shape.params * MASTER + (2 * (shape.params_non_embedding) if half else 0)
+    a_block = rows * _block_bytes(shape, half=half, fused=fused)
+    stream = 4 * rows * shape.d_model
+    blocks = (stream if recompute else a_block) * shape.num_layers
+    # Besides what is kept: the block at work, and the stream's gradient, norm and copies.
+    return weights + blocks + a_block + 8 * stream + LOGIT * rows * shape.vocab_size
+
+
+def _block_bytes(shape: Shape, *, half: bool, fused: bool) -> int:
+    """Bytes a token that one block keeps for the way back."""
+    d, product = shape.d_model, 2 if half else 4
+    matrices = 4 if shape.ffn == "swiglu" else 2
+    bytes_ = 4 * 2 * d + product * (6 * d + matrices * shape.d_ff)
+    bytes_ += 4 * 2 * d if shape.norm == "rmsnorm" else 0
+    bytes_ += 4 * 3 * d if shape.positions == "rotary" else 0
+    bytes_ += 4 * 6 * d if shape.qk_norm else 0
+    return bytes_ + (0 if fused else 4 * shape.num_heads * shape.context_length)
