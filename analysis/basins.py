@@ -5,8 +5,6 @@ matrix product for all replicates and all pairs of exponents) give their least s
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
 
 import numpy as np
 
@@ -20,58 +18,88 @@ K_GRID = (0.4, 0.65, 1.0, 1.5, 2.5)
 
 
 def locate(problem: Problem, box: Box, replicates: int) -> tuple[Array, Array]:
-    """Best start of each (E, k) cell: points (cells, r, 6) and squared log error (cells, r)."""
+    """Best start of each (E, k) cell: points (cells, r, 6) and squared log error (cells, r).
+
+    In single precision: it only has to find the basin.
+    """
     stride = -(-len(problem.log_params) // SEARCHED)
-    n, d = problem.log_params[::stride], problem.log_tokens[::stride]
-    grid = _Grid(n=np.exp(-np.outer(n, EXPONENTS)), d=np.exp(-np.outer(d, EXPONENTS)))
-    loss = np.exp(problem.log_loss[:, ::stride])
-    weights = np.broadcast_to(problem.weights[:, ::stride], (replicates, len(n)))
-    shares = E_SHARES if box.E is None else (None,)
-    cells = product(shares, K_GRID if box.coupled else (1.0,))
-    found = []
-    for share, k in cells:
-        floor = np.full((1, 1), box.E) if share is None else share * loss.min(axis=1, keepdims=True)
-        target = np.maximum(loss - floor, 1e-12) ** (1 / k)
-        weight = weights * (k * target ** (k - 1) / loss) ** 2
-        found.append(_cell(grid, weight, target, floor, k, tied=box.tied))
+    table = problem.single(stride)
+    grid = _Grid(n=_powers(table.log_params), d=_powers(table.log_tokens), tied=box.tied)
+    loss = np.exp(table.log_loss)
+    weights = np.broadcast_to(table.weights, (replicates, loss.shape[1]))
+    relative = weights / loss**2
+    lowest = loss.min(axis=1, keepdims=True)
+    floors = [share * lowest for share in E_SHARES] if box.E is None else [0 * lowest + box.E]
+    found = [
+        _cell(grid, _linear(relative, loss - floor, k), floor, k)
+        for k in (K_GRID if box.coupled else (1.0,))
+        for floor in floors
+    ]
     return np.stack([start for start, _ in found]), np.stack([error for _, error in found])
 
 
+def _powers(log_size: Array) -> Array:
+    """Size^-exponent of every run at every exponent tried: (n, exponents)."""
+    return np.exp(-np.outer(log_size, EXPONENTS.astype(log_size.dtype)))
+
+
 @dataclass(frozen=True, kw_only=True)
+class _Linear:
+    """Loss less E, raised to 1/k: linear in A and B."""
+
+    target: Array
+    """(r, n) or (1, n)."""
+    weight: Array
+    """Such that squares of `target` weigh as squares of ln loss do: (r, n)."""
+
+
+def _linear(relative: Array, reducible: Array, k: float) -> _Linear:
+    reducible = np.maximum(reducible, 1e-6)
+    if k == 1:
+        return _Linear(target=reducible, weight=relative)
+    target = np.exp(np.log(reducible) * (1 / k))
+    return _Linear(target=target, weight=relative * (k * reducible / target) ** 2)
+
+
 class _Grid:
-    """N^-alpha and D^-beta of every run at every exponent tried: (n, exponents)."""
+    """N^-alpha and D^-beta of every run at every exponent tried, and their Gram products."""
 
-    n: Array
-    d: Array
+    def __init__(self, *, n: Array, d: Array, tied: bool) -> None:
+        self.n, self.d = n, d
+        self.products = (n[:, :, None] * d[:, None, :]).reshape(len(n), -1)
+        self.refused = np.where(np.eye(len(EXPONENTS)), 0, np.inf) if tied else 0.0
+        self._last: tuple[Array, tuple[Array, Array, Array]] | None = None
 
-    @cached_property
-    def products(self) -> Array:
-        """Of every pair: (n, exponents²)."""
-        return (self.n[:, :, None] * self.d[:, None, :]).reshape(len(self.n), -1)
+    def gram(self, weight: Array) -> tuple[Array, Array, Array]:
+        """Weighted sums of n·n, d·d, n·d: (r, a, 1), (r, 1, b), (r, a, b).
+
+        Where k is 1 the weights are the same for every E: the last answer is kept.
+        """
+        if self._last is None or self._last[0] is not weight:
+            shape = (len(weight), len(EXPONENTS), len(EXPONENTS))
+            nd = (weight @ self.products).reshape(shape)
+            nn, dd = weight @ self.n**2, weight @ self.d**2
+            self._last = weight, (nn[:, :, None], dd[:, None, :], nd)
+        return self._last[1]
 
 
-def _cell(
-    grid: _Grid, weight: Array, target: Array, floor: Array, k: float, *, tied: bool
-) -> tuple[Array, Array]:
-    """Least squares of `target` (r, n) on N^-alpha, D^-beta over the grid; the best of it."""
-    moment = weight * target
-    nn, dd = (weight @ grid.n**2)[:, :, None], (weight @ grid.d**2)[:, None, :]
-    nd = (weight @ grid.products).reshape(len(weight), len(EXPONENTS), len(EXPONENTS))
+def _cell(grid: _Grid, linear: _Linear, floor: Array, k: float) -> tuple[Array, Array]:
+    """Least squares of the target on N^-alpha, D^-beta over the grid; the best of it."""
+    nn, dd, nd = grid.gram(linear.weight)
+    moment = linear.weight * linear.target
     nt, dt = (moment @ grid.n)[:, :, None], (moment @ grid.d)[:, None, :]
-    tt = (moment * target).sum(axis=1)[:, None, None]
-    determinant = np.maximum(nn * dd - nd**2, 1e-12 * nn * dd)
+    tt = (moment * linear.target).sum(axis=1)[:, None, None]
+    determinant = np.maximum(nn * dd - nd**2, 1e-6 * nn * dd)
     a = np.maximum((nt * dd - dt * nd) / determinant, 1e-3 * nt / nn)
     b = np.maximum((dt * nn - nt * nd) / determinant, 1e-3 * dt / dd)
-    error = tt - 2 * (a * nt + b * dt) + a * a * nn + b * b * dd + 2 * a * b * nd
-    if tied:
-        error = np.where(np.eye(len(EXPONENTS), dtype=bool), error, np.inf)
-    flat = error.reshape(len(weight), -1)
+    error = tt + a * (a * nn - 2 * nt) + b * (b * dd - 2 * dt) + 2 * a * b * nd + grid.refused
+    flat = error.reshape(len(moment), -1)
     best = flat.argmin(axis=1)
-    row = np.arange(len(weight))
+    row = np.arange(len(moment))
     i, j = np.unravel_index(best, error.shape[1:])
-    log_floor = np.broadcast_to(np.log(floor[:, 0]), len(weight))
+    log_floor = np.broadcast_to(np.log(floor[:, 0]), len(moment))
     start = np.column_stack([
         np.log(a[row, i, j]), np.log(b[row, i, j]), log_floor,
-        EXPONENTS[i], EXPONENTS[j], np.full(len(weight), k),
+        EXPONENTS[i], EXPONENTS[j], np.full(len(moment), k),
     ])  # fmt: skip
     return start, flat[row, best]

@@ -16,6 +16,7 @@ Evaluate: TypeAlias = Callable[[Array, Index], tuple[Array, Array, Array]]
 
 MAX_ITERATIONS = 1000  # a few noisy runs under a narrow Huber take hundreds, once in 300 times
 STEP_TOLERANCE = 1e-8  # a Newton step this small squares to below rounding
+DAMPING = 1e-2  # where nothing is known of the start
 STALLED = 1e9  # damping at which no step can lower the value any more: rounding is reached
 LONGEST_STEP = 1.5  # in the coordinates of the caller, which are logarithms and exponents
 
@@ -41,13 +42,14 @@ class Minima:
 def minimize(
     evaluate: Evaluate, start: Array, lower: Array, upper: Array,
     *, tolerance: float = STEP_TOLERANCE, iterations: int = MAX_ITERATIONS,
+    damping: float = DAMPING,
 ) -> Minima:  # fmt: skip
     """Minimize r problems of p coordinates from `start` (r, p) within [lower, upper] (p,).
 
     Levenberg damping a problem; finished problems leave the active set.
     """
     points = np.clip(start, lower, upper)
-    at = _Standing(points, *evaluate(points, np.arange(len(points))))
+    at = _Standing(points, *evaluate(points, np.arange(len(points))), damping)
     converged = np.zeros(len(points), dtype=bool)
     active = np.arange(len(points))
     for _ in range(iterations):
@@ -72,10 +74,12 @@ def minimize(
 class _Standing:
     """Where every problem stands; moved in place, for speed."""
 
-    def __init__(self, points: Array, values: Array, gradients: Array, hessians: Array) -> None:
+    def __init__(
+        self, points: Array, values: Array, gradients: Array, hessians: Array, damping: float
+    ) -> None:
         self.points, self.values = points, values
         self.gradients, self.hessians = gradients, hessians
-        self.damping = np.full(len(points), 1e-3)
+        self.damping = np.full(len(points), damping)
 
     def move(
         self, active: Index, tried: Array, found: tuple[Array, Array, Array], small: Flags

@@ -17,20 +17,30 @@ Penalty: TypeAlias = Callable[[Array, Array], tuple[Array, Array, Array]]
 
 LEAD = (1e-1, 1e-2)
 """Widths of the Huber penalties that lead to a narrow one."""
+LOOSE, NEAR = 1e-1, 1e-4
+"""Newton steps at which a penalty that leads elsewhere, and one that leads home, are left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """A penalty minimized on the way, and only so far."""
+
+    penalty: Penalty
+    tolerance: float
+    """Step, in logarithms and exponents, that is near enough to its minimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A penalty, the easier ones that lead to it, and what its minimum is called."""
+    """A penalty, the way that leads to its minimum, and what that is called."""
 
     name: str
     """In words, as it is printed beside the result."""
-    stages: tuple[Penalty, ...]
-    """Minimized one after the other, each from the last one's answer; the last is the objective."""
-    lead_tolerance: float = 1e-2
-    """Step at which a stage before the last is near enough to its minimum."""
-    for_draws: int = 0
-    """Stages left out, counted from the end, when bootstrap draws are fitted."""
+    penalty: Penalty
+    leads: tuple[Lead, ...]
+    """Minimized one after the other, each from the last one's answer, before `penalty` is."""
+    for_draws: "Objective | None" = None
+    """What bootstrap draws minimize in its place; None: itself."""
     scale: float = 1.0
     """Times the sum of penalties: the figure that is reported."""
     mean: bool = False
@@ -42,32 +52,54 @@ def huber(delta: float = 1e-3) -> Objective:
 
     A sum, not a mean: the mean shrinks gradients by n, and optimizers stop early.
     """
-    lead = tuple(_huber(width) for width in LEAD if width > 2 * delta)
     name = f"sum of Huber({delta:g}) on log loss"
-    return Objective(name=name, stages=(*lead, _huber(delta)))
+    return Objective(name=name, penalty=_huber(delta), leads=_narrowing(_huber, delta))
+
+
+def _narrowing(penalty: Callable[[float], Penalty], delta: float) -> tuple[Lead, ...]:
+    """Wide penalties, then the one of width `delta` itself."""
+    wide = [Lead(penalty=penalty(width), tolerance=LOOSE) for width in LEAD if width > 2 * delta]
+    return (*wide, Lead(penalty=penalty(delta), tolerance=NEAR))
 
 
 def least_absolute(delta: float = 1e-7) -> Objective:
-    """Sum of absolute deviations of log loss, as Huber penalties of shrinking width."""
+    """Sum of absolute deviations of log loss, as Huber penalties of shrinking width.
+
+    The corner is narrow: after looser leads the last penalty crawled. Bootstrap draws stop at
+    Huber(1e-5), absolute enough beside any table's noise.
+    """
     widths = [10.0**-power for power in range(1, 8) if 10.0**-power > delta]
     return Objective(
         name="sum of absolute deviations of log loss",
-        stages=(*(_huber(width) for width in widths), _huber(delta)),
-        for_draws=2,  # Huber(1e-5) is absolute enough beside any table's noise
-        lead_tolerance=1e-4,  # the corner is narrow: looser stages left the last one crawling
+        penalty=_huber(delta),
+        leads=tuple(Lead(penalty=_huber(width), tolerance=NEAR) for width in widths),
+        for_draws=least_absolute(1e-5) if delta < 1e-5 else None,
         scale=1 / delta,
     )
 
 
 def log_squares() -> Objective:
     """Mean squared error of log loss."""
-    return Objective(name="mean squared error of log loss", stages=(_squares,), scale=2, mean=True)
+    return Objective(
+        name="mean squared error of log loss",
+        penalty=_squares,
+        leads=(Lead(penalty=_squares, tolerance=NEAR),),
+        scale=2,
+        mean=True,
+    )
 
 
 def raw_squares() -> Objective:
     """Mean squared error of loss."""
     return Objective(
-        name="mean squared error of loss", stages=(_squares, _raw_squares), scale=2, mean=True
+        name="mean squared error of loss",
+        penalty=_raw_squares,
+        leads=(
+            Lead(penalty=_squares, tolerance=LOOSE),
+            Lead(penalty=_raw_squares, tolerance=NEAR),
+        ),
+        scale=2,
+        mean=True,
     )
 
 
@@ -76,9 +108,12 @@ def lower_envelope(delta: float = 1e-3, above: float = 0.1) -> Objective:
 
     For tables of runs that were not all tuned: the law is to follow the best of them.
     """
+
+    def tilted(width: float) -> Penalty:
+        return _tilted(_huber(width), above)
+
     name = f"sum of Huber({delta:g}) on log loss, runs above the law at {above:g}"
-    lead = tuple(_tilted(_huber(width), above) for width in LEAD if width > 2 * delta)
-    return Objective(name=name, stages=(*lead, _tilted(_huber(delta), above)))
+    return Objective(name=name, penalty=tilted(delta), leads=_narrowing(tilted, delta))
 
 
 def _huber(delta: float) -> Penalty:
@@ -86,7 +121,7 @@ def _huber(delta: float) -> Penalty:
         residual = predicted - measured
         slope = np.clip(residual, -delta, delta)
         value = slope * (residual - 0.5 * slope)
-        return value, slope, (slope == residual).astype(np.float64)
+        return value, slope, (slope == residual).astype(residual.dtype)
 
     return penalty
 

@@ -1,6 +1,7 @@
 """What a parametric fit works on: replicates of one table in centered logarithms, and the box."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -38,6 +39,28 @@ class Problem:
             log_params=n - centers[0], log_tokens=d - centers[1], centers=centers,
             log_loss=np.log(loss)[None], weights=np.ones((1, len(n))),
         )  # fmt: skip
+
+    @cached_property
+    def powers_n(self) -> Array:
+        """Features whose moments make a Hessian: 1, -ln N, its square: (n, 3)."""
+        return np.stack([np.ones_like(self.log_params), -self.log_params, self.log_params**2], 1)
+
+    @cached_property
+    def powers_d(self) -> Array:
+        """1, -ln D, its square: (n, 3)."""
+        return np.stack([np.ones_like(self.log_tokens), -self.log_tokens, self.log_tokens**2], 1)
+
+    @cached_property
+    def powers_both(self) -> Array:
+        """1, -ln N, -ln D, their product: (n, 4)."""
+        n, d = self.log_params, self.log_tokens
+        return np.stack([np.ones_like(n), -n, -d, n * d], 1)
+
+    def single(self, stride: int = 1) -> "Problem":
+        """Every `stride`-th run in single precision: enough on the way, and twice as fast."""
+        names = ("log_params", "log_tokens", "log_loss", "weights")
+        parts = {name: getattr(self, name)[..., ::stride].astype(np.float32) for name in names}
+        return replace(self, **parts)
 
     def rows(self, which: Index) -> tuple[Array, Array]:
         """log loss and weights of these replicates."""

@@ -22,8 +22,8 @@ from analysis.problem import Problem
 Bootstrap: TypeAlias = Literal["pairs", "wild", "residual"]
 UNIDENTIFIED_SHARE = 0.1
 """Of draws on a bound or an edge: from here on the interval speaks of the bound."""
-CHUNK = 2**14
-"""Numbers an array may hold while replicates are polished: stays in cache."""
+CHUNK = 2**17
+"""Numbers a resampled table may hold: enough replicates that Newton's own steps cost little."""
 MANY_TRIALS = 100
 """From here on pairs is as good as any, and assumes least."""
 

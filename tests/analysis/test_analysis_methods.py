@@ -1,5 +1,7 @@
 """The workings: minima, power laws, derivatives, resampling, simulated tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,19 +35,48 @@ def problem(truth):
 
 @pytest.mark.parametrize("name", [*OBJECTIVES])
 def test_derivatives_are_those_of_the_objective(problem, name):
-    penalty = OBJECTIVES[name].stages[-1]
+    penalty = OBJECTIVES[name].penalty
     point = np.array([[-1.0, -0.8, 0.1, 0.3, 0.4, 1.3]])
     _, gradient, hessian = evaluate(problem, penalty, point, np.arange(1), coupled=True)
     steps = 1e-6 * np.eye(6)
-    _, plain, held = evaluate(problem, penalty, point, np.arange(1), coupled=False)
-    np.testing.assert_array_equal(plain[:, :5], gradient[:, :5])
-    np.testing.assert_array_equal(held[:, :5, :5], hessian[:, :5, :5])
-    assert not plain[:, 5].any()
-    assert not held[:, 5].any()
     ahead = evaluate(problem, penalty, point + steps, np.zeros(6, dtype=int), coupled=True)
     behind = evaluate(problem, penalty, point - steps, np.zeros(6, dtype=int), coupled=True)
     assert gradient[0] == pytest.approx((ahead[0] - behind[0]) / 2e-6, rel=1e-5)
     assert hessian[0] == pytest.approx((ahead[1] - behind[1]) / 2e-6, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES])
+def test_the_plain_law_is_the_coupled_one_at_one(problem, name):
+    penalty = OBJECTIVES[name].penalty
+    point = np.array([[-1.0, -0.8, 0.1, 0.3, 0.4, 1.0]])
+    value, gradient, hessian = evaluate(problem, penalty, point, np.arange(1), coupled=True)
+    same, plain, held = evaluate(problem, penalty, point, np.arange(1), coupled=False)
+    assert same == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(plain[:, :5], gradient[:, :5], rtol=1e-10)
+    np.testing.assert_allclose(held[:, :5, :5], hessian[:, :5, :5], rtol=1e-10)
+    assert not plain[:, 5].any()
+    assert not held[:, 5].any()
+
+
+def test_tables_larger_than_a_block_are_evaluated_as_one(problem, monkeypatch):
+    points = np.array([-1.0, -0.8, 0.1, 0.3, 0.4, 1.3]) + 0.01 * np.arange(9)[:, None]
+    table = replace(problem, weights=np.arange(9.0)[:, None] + np.arange(40))
+    penalty = objectives.log_squares().penalty
+    whole = evaluate(table, penalty, points, np.arange(9), coupled=True)
+    monkeypatch.setattr("analysis.derivatives.BLOCK", 80)
+    parts = evaluate(table, penalty, points, np.arange(9), coupled=True)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
+
+
+def test_a_point_beyond_all_tables_is_no_improvement_and_no_warning(problem):
+    """Powers overflow there; Newton must see a value that it can only refuse."""
+    point = np.array([[900.0, 900.0, 0.1, 3.0, 3.0, 20.0]])
+    for coupled in (False, True):
+        value, _, _ = evaluate(
+            problem, objectives.huber().penalty, point, np.arange(1), coupled=coupled
+        )
+        assert not value[0] < np.inf
 
 
 def test_a_pinned_floor_stays(problem, truth):

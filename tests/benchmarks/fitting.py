@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -16,6 +17,7 @@ from analysis.laws import LossLaw
 from analysis.objectives import huber
 from analysis.parametric import solve, solve_all
 from analysis.problem import FREE, Box, Problem
+from analysis.runs import read
 from analysis.uncertainty import resampled, residuals
 
 TRUTH = LossLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)  # arXiv 2404.10102
@@ -29,6 +31,12 @@ def runs(count):
     tokens = 10 ** rng.uniform(18.2, 21.5, count) / 6 / params
     noise = np.where(rng.random(count) < 0.02, 0.1, 0.006) * rng.normal(size=count)
     return params, tokens, TRUTH.loss(params, tokens) * np.exp(noise)
+
+
+def recorded(path):
+    """N, D and loss of a table on disk."""
+    frame = read(path).table
+    return tuple(frame[name].to_numpy(float) for name in ("params", "tokens", "loss"))
 
 
 def bootstrap(problem, box, replicates):
@@ -86,8 +94,10 @@ def theirs(table, quick):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller samples of the references")
-    quick = parser.parse_args().quick
-    table = runs(240)
+    parser.add_argument("--table", type=Path, help="a table of runs in place of the simulated one")
+    options = parser.parse_args()
+    quick = options.quick
+    table = recorded(options.table) if options.table else runs(240)
     figures = ours(table) | theirs(table, quick)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False

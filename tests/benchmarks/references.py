@@ -98,7 +98,7 @@ def chinchilla(table):
         spent = cpu(lambda: tool.fit(parallel=False))
     found = LossLaw(E=tool.E, A=tool.A, B=tool.B, alpha=tool.alpha, beta=tool.beta)
     predicted = np.log(np.asarray(found.loss(table[0], table[1]), dtype=float))
-    total = huber().stages[-1](predicted, np.log(table[2]))[0].sum()
+    total = huber().penalty(predicted, np.log(table[2]))[0].sum()
     return round(spent, 2), float(total)
 
 
