@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from data import tokenizer
 from data.errors import CorpusError
@@ -22,8 +22,11 @@ from data.tokenizer import Tokenizer, Tokens
 __all__ = ["Corpus", "CorpusError", "Shard", "Split"]
 
 META = "meta.json"
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout; another one is prepared anew."""
+
+ENDS = np.dtype("<i8")
+"""How the end of a document is stored."""
 
 SplitName = Literal["train", "held_out"]
 
@@ -41,11 +44,23 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ends:
+    """One file of where documents end."""
+
+    file: str
+    """Name inside the corpus folder."""
+    digest: str
+    """BLAKE2b of its bytes, 32 hexadecimal digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """The documents that train, or those held out."""
 
     shards: tuple[Shard, ...]
     """In reading order."""
+    ends: Ends
+    """Where each document ends, separator counted, in tokens from the split's beginning."""
     documents: int
     """Documents in the split."""
     bytes: int
@@ -93,7 +108,7 @@ class Corpus:
         meta["train"], meta["held_out"] = _split(meta["train"]), _split(meta["held_out"])
         meta["notes"] = tuple(meta["notes"])
         corpus = cls(folder=path, **meta)
-        _check(corpus, corpus._size_fault)
+        corpus._check(corpus._size_fault)
         return corpus
 
     def verify(self) -> None:
@@ -102,7 +117,7 @@ class Corpus:
         Raises:
             CorpusError: a shard is not what was written.
         """
-        _check(self, self._digest_fault)
+        self._check(self._digest_fault)
 
     def write_meta(self) -> None:
         """Write `meta.json`; `prepare` does so last, before the folder gets its name."""
@@ -124,7 +139,8 @@ class Corpus:
     def fingerprint(self) -> str:
         """Of every token and the tokenizer; the same wherever and whenever it was prepared."""
         digests = [
-            [shard.digest for shard in split.shards] for split in (self.train, self.held_out)
+            [*(shard.digest for shard in split.shards), split.ends.digest]
+            for split in (self.train, self.held_out)
         ]
         return tokenizer.fingerprint(json.dumps([self.tokenizer, digests]).encode())
 
@@ -155,6 +171,14 @@ class Corpus:
         shards = (self.train if split == "train" else self.held_out).shards
         return [np.memmap(self.folder / shard.file, self.dtype, mode="r") for shard in shards]
 
+    def document_ends(self, split: SplitName) -> NDArray[np.int64]:
+        """Where each document of `split` ends, in tokens from its beginning, separator counted.
+
+        Shape (documents,), rising, memory-mapped read-only.
+        """
+        chosen = self.train if split == "train" else self.held_out
+        return np.memmap(self.folder / chosen.ends.file, ENDS, mode="r")
+
     def encode(self, text: str) -> Tokens:
         """The tokens of `text`. Shape (tokens,)."""
         return self._tokenizer.encode(text)
@@ -167,20 +191,38 @@ class Corpus:
     def _tokenizer(self) -> Tokenizer:
         return tokenizer.load(self.tokenizer_name, self.folder)
 
-    def _size_fault(self, shard: Shard) -> str | None:
-        path = self.folder / shard.file
+    @property
+    def _files(self) -> list[tuple[str, int, str]]:
+        """Name, bytes and digest of every file."""
+        return [
+            part
+            for split in (self.train, self.held_out)
+            for part in (
+                *((s.file, s.tokens * self.dtype.itemsize, s.digest) for s in split.shards),
+                (split.ends.file, split.documents * ENDS.itemsize, split.ends.digest),
+            )
+        ]
+
+    def _size_fault(self, name: str, wanted: int, _: str) -> str | None:
+        path = self.folder / name
         found = path.stat().st_size if path.is_file() else None
-        wanted = shard.tokens * self.dtype.itemsize
         if found == wanted:
             return None
         state = "missing" if found is None else f"{found:,} bytes long"
         return f"{path}: {state}, written with {wanted:,} bytes"
 
-    def _digest_fault(self, shard: Shard) -> str | None:
-        path = self.folder / shard.file
-        if digest_file(path) == shard.digest:
+    def _digest_fault(self, name: str, _: int, digest: str) -> str | None:
+        path = self.folder / name
+        if digest_file(path) == digest:
             return None
         return f"{path}: its content is not what was written (digest differs)"
+
+    def _check(self, fault_of: Callable[[str, int, str], str | None]) -> None:
+        faults = [fault for fault in (fault_of(*file) for file in self._files) if fault]
+        if faults:
+            raise CorpusError(
+                *(f"{fault}. Delete {self.folder} and prepare it again." for fault in faults)
+            )
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -195,15 +237,6 @@ def digest_file(path: Path) -> str:
     """BLAKE2b of a file, 32 hexadecimal digits, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _check(corpus: Corpus, fault_of: Callable[[Shard], str | None]) -> None:
-    shards = (*corpus.train.shards, *corpus.held_out.shards)
-    faults = [fault for fault in map(fault_of, shards) if fault]
-    if faults:
-        raise CorpusError(
-            *(f"{fault}. Delete {corpus.folder} and prepare it again." for fault in faults)
-        )
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -226,4 +259,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 def _split(meta: dict[str, Any]) -> Split:
     shards = tuple(Shard(**shard) for shard in meta["shards"])
-    return Split(shards=shards, documents=meta["documents"], bytes=meta["bytes"])
+    return Split(
+        shards=shards,
+        ends=Ends(**meta["ends"]),
+        documents=meta["documents"],
+        bytes=meta["bytes"],
+    )

@@ -36,15 +36,20 @@ class Windows:
         lengths = np.array([shard.size for shard in self.shards], np.int64)
         return np.maximum(lengths // self.context_length - 1, 0)
 
+    def places(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of windows by number: the shard of each and the token in it at which it starts."""
+        ends = np.cumsum(self.counts)
+        shard_of = np.searchsorted(ends, windows, side="right")
+        first = windows - (ends - self.counts)[shard_of]
+        return shard_of, first * self.context_length
+
     def read(self, windows: NDArray[np.int64], offset: NDArray[np.int64] | int = 0) -> Batch:
         """Windows by number, each moved right by `offset` < context_length tokens.
 
         Shape (windows, context_length + 1).
         """
-        ends = np.cumsum(self.counts)
-        shard_of = np.searchsorted(ends, windows, side="right")
-        first = windows - (ends - self.counts)[shard_of]
-        starts = first * self.context_length + offset
+        shard_of, starts = self.places(windows)
+        starts = starts + offset
         span = np.arange(self.context_length + 1)
         out = np.empty((windows.size, span.size), np.int64)
         for index in np.unique(shard_of):
@@ -130,16 +135,25 @@ def permute(places: NDArray[np.int64], count: int, keys: NDArray[np.uint64]) -> 
     return out.astype(np.int64)
 
 
-def held_out_batches(
-    corpus: Corpus, context_length: int, batch_size: int, max_tokens: int
-) -> list[Batch]:
-    """The evaluation batches: windows spread evenly over the held-out split, always the same.
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What every model of a corpus is evaluated on."""
 
-    They depend on corpus, `context_length` and `max_tokens` alone; `batch_size` only cuts them
-    into batches, of which the last may be shorter. Together at most `max_tokens` predictions.
+    batches: list[Batch]
+    """Tokens, each (sequences, context_length + 1)."""
+    documents: list[NDArray[np.int64]]
+    """Which document each predicted token belongs to, each (sequences, context_length)."""
+
+
+def held_out(corpus: Corpus, context_length: int, batch_size: int, max_tokens: int) -> HeldOut:
+    """The evaluation set: windows spread evenly over the held-out split, always the same.
+
+    It depends on corpus, `context_length` and `max_tokens` alone; `batch_size` only cuts it into
+    batches, of which the last may be shorter. Together at most `max_tokens` predictions.
 
     Raises:
-        CorpusError: the held-out split, or `max_tokens`, is shorter than one window.
+        CorpusError: the held-out split, or `max_tokens`, is shorter than one window, or they are
+            of one document, which leaves no standard error.
     """
     windows = Windows(corpus.arrays("held_out"), context_length)
     available = int(windows.counts.sum())
@@ -151,5 +165,22 @@ def held_out_batches(
             "Use more text, a shorter context_length or a larger held_out_share."
         )
     chosen = np.arange(count, dtype=np.int64) * available // count
+    documents = _documents(corpus, windows, chosen)
+    if documents.min() == documents.max():
+        raise CorpusError(
+            f"{corpus.folder}: {count:,} held-out windows of {context_length} tokens are all of "
+            "one document, which leaves the loss without a standard error. "
+            "Use more text or a larger held_out_share."
+        )
     sequences = windows.read(chosen)
-    return [sequences[first : first + batch_size] for first in range(0, count, batch_size)]
+    cuts = range(batch_size, count, batch_size)
+    return HeldOut(batches=np.split(sequences, cuts), documents=np.split(documents, cuts))
+
+
+def _documents(corpus: Corpus, windows: Windows, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The document of each token that the `chosen` windows predict. Shape (windows, context)."""
+    shard_of, starts = windows.places(chosen)
+    sizes = np.array([shard.size for shard in windows.shards], np.int64)
+    first = (np.cumsum(sizes) - sizes)[shard_of] + starts
+    targets = first[:, None] + np.arange(1, windows.context_length + 1)
+    return np.searchsorted(corpus.document_ends("held_out"), targets, side="right")

@@ -4,7 +4,9 @@ import hashlib
 from io import BufferedWriter
 from pathlib import Path
 
-from data.corpus import Shard, Split, token_dtype
+import numpy as np
+
+from data.corpus import ENDS, Ends, Shard, Split, token_dtype
 from data.tokenizer import Tokens
 
 SHARD_TOKENS = 1 << 27
@@ -12,13 +14,17 @@ SHARD_TOKENS = 1 << 27
 
 
 class SplitWriter:
-    """Writes one split's tokens into numbered files, in the order they come."""
+    """Writes one split's tokens into numbered files, in the order they come, and where each of its
+    documents ends into another."""
 
     def __init__(
         self, folder: Path, name: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS
     ) -> None:
         self.documents = 0
         self.bytes = 0
+        self._tokens = 0
+        self._ends = (folder / f"{name}-ends.bin").open("wb")
+        self._ends_hash = hashlib.blake2b(digest_size=16)
         self._folder, self._name, self._shard_tokens = folder, name, shard_tokens
         self._dtype = token_dtype(vocab_size)
         self._shards: list[Shard] = []
@@ -30,6 +36,10 @@ class SplitWriter:
         """Append a document of shape (tokens,) whose text has `text_bytes` bytes."""
         self.documents += 1
         self.bytes += text_bytes
+        self._tokens += tokens.size
+        end = np.array(self._tokens, ENDS).tobytes()
+        self._ends.write(end)
+        self._ends_hash.update(end)
         while tokens.size:
             room = self._shard_tokens - self._length
             self._write(tokens[:room].astype(self._dtype, copy=False).tobytes())
@@ -41,7 +51,11 @@ class SplitWriter:
     def close(self) -> Split:
         """Finish the last shard and describe what was written."""
         self._finish_shard()
-        return Split(shards=tuple(self._shards), documents=self.documents, bytes=self.bytes)
+        self._ends.close()
+        ends = Ends(file=f"{self._name}-ends.bin", digest=self._ends_hash.hexdigest())
+        return Split(
+            shards=tuple(self._shards), ends=ends, documents=self.documents, bytes=self.bytes
+        )
 
     def _write(self, content: bytes) -> None:
         if self._file is None:

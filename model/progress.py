@@ -18,7 +18,7 @@ class Progress:
     loss: float
     """Held-out cross-entropy, nat/token. Always finite: a diverged run reports `DIVERGED_LOSS`."""
     loss_se: float
-    """Standard error of `loss` over held-out sequences, nat/token."""
+    """Standard error of `loss` over held-out documents, nat/token."""
     train_loss: float
     """Mean training loss since the last evaluation, nat/token."""
     learning_rate: float

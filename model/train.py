@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from model.evaluation import Evaluation
 from model.execution import Execution
 from model.gradient import gradient
 from model.optim import optimizer
@@ -52,6 +52,8 @@ class Training:
         report_at: steps after which to evaluate and yield; the last is `steps`.
         batches: step, counted from 0, to its tokens (batch_size, context_length + 1).
         held_out: evaluation batches, each (n, context_length + 1).
+        held_out_documents: which document each of their predictions belongs to, for the standard
+            error: see `model.evaluation.Evaluation`.
         seed: of first weights and dropout.
         flops_per_step: what a step counts for in `Progress.flops`.
         execution: where and how to compute.
@@ -59,7 +61,7 @@ class Training:
             tokens (batch, time) to logits (batch, time, vocab_size).
 
     Raises:
-        ValueError: `report_at` does not rise to end at `steps`, fewer than two sequences are held
+        ValueError: `report_at` does not rise to end at `steps`, fewer than two documents are held
             out, or the micro-batch does not divide the batch; in `run`, a batch has another shape.
     """
 
@@ -72,12 +74,13 @@ class Training:
         report_at: Sequence[int],
         batches: Callable[[int], Tokens],
         held_out: Sequence[Tokens],
+        held_out_documents: Sequence[Tokens] | None = None,
         seed: int,
         flops_per_step: int,
         execution: Execution = CPU,
         model: nn.Module | None = None,
     ) -> None:
-        _check(report_at, steps, held_out)
+        _check(report_at, steps)
         for_weights, for_dropout = np.random.SeedSequence(seed).spawn(2)
         if model is None:
             with torch.random.fork_rng(devices=[]):  # torch draws first values of its own
@@ -92,7 +95,7 @@ class Training:
         self.flops_per_step = flops_per_step
         self.model = model.to(self.device)
         self.optimizer = optimizer(self.model, recipe, shape.d_model)
-        self.held_out = [self._tensor(tokens) for tokens in held_out]
+        self._evaluate = Evaluation(held_out, held_out_documents, self.device)
         self._gradient = gradient(self.model, self.optimizer, recipe, execution)
         self._random = _generator(for_dropout, execution.device).get_state()
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -196,11 +199,10 @@ class Training:
         """Evaluate and say where the run stands."""
         steps = self._step - self._reported
         train_loss = self._loss_sum.item() / steps
-        losses = self._evaluate()
-        loss, spread = losses.mean().item(), losses.std().item()
-        self._diverged = not (math.isfinite(train_loss) and loss < DIVERGED_LOSS)
+        found = self._evaluate(self.model)
+        self._diverged = not (math.isfinite(train_loss) and found.mean < DIVERGED_LOSS)
         sequences = self._step * self.recipe.batch_size
-        self._evaluations += len(losses)
+        self._evaluations += self._evaluate.sequences
         return Progress(
             step=self._step,
             tokens=sequences * self.shape.context_length,
@@ -208,8 +210,8 @@ class Training:
             flops_evaluation=self._evaluations
             * self.flops_per_step
             // (3 * self.recipe.batch_size),
-            loss=DIVERGED_LOSS if self._diverged else loss,
-            loss_se=0.0 if self._diverged else spread / math.sqrt(len(losses)),
+            loss=DIVERGED_LOSS if self._diverged else found.mean,
+            loss_se=0.0 if self._diverged else found.se,
             train_loss=DIVERGED_LOSS if self._diverged else train_loss,
             learning_rate=self.recipe.learning_rate * rate(self._step - 1, self.steps, self.recipe),
             seconds=self._seconds,
@@ -217,26 +219,13 @@ class Training:
             diverged=self._diverged,
         )
 
-    @torch.no_grad()
-    def _evaluate(self) -> Tensor:
-        """Held-out loss of each sequence, nat/token, in float32."""
-        self.model.eval()
-        losses = []
-        for tokens in self.held_out:
-            logits = self.model(tokens[:, :-1]).float().flatten(0, 1)
-            loss = cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")
-            losses.append(loss.view(len(tokens), -1).mean(dim=1))
-        return torch.cat(losses).double()
 
-
-def _check(report_at: Sequence[int], steps: int, held_out: Sequence[Tokens]) -> None:
+def _check(report_at: Sequence[int], steps: int) -> None:
     faults = []
     if not report_at or list(report_at) != sorted(set(report_at)) or report_at[-1] != steps:
         faults.append(f"report_at must rise to {steps}, the run's steps, got {list(report_at)}")
     elif report_at[0] < 1:
         faults.append(f"report_at must begin at step 1 or later, got {report_at[0]}")
-    if sum(len(tokens) for tokens in held_out) < 2:
-        faults.append("held_out must have two sequences or more, for a standard error")
     if faults:
         raise ValueError("; ".join(faults))
 

@@ -34,6 +34,12 @@ def test_a_corpus_travels_by_value(corpus):
     assert received.decode(received.encode("é")) == "é"
 
 
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_documents_end_at_their_separators(corpus, split):
+    separators = np.flatnonzero(np.concatenate(corpus.arrays(split)) == 0)
+    assert np.array_equal(corpus.document_ends(split), separators + 1)
+
+
 def test_tokens_are_read_only(corpus):
     with pytest.raises(ValueError, match="read-only"):
         corpus.arrays("train")[0][0] = 1
@@ -58,13 +64,13 @@ def test_every_damaged_shard_is_named_at_once(copy):
     assert f"Delete {copy} and prepare it again." in missing
 
 
-def test_a_changed_byte_is_found(copy):
-    shard = copy / "train-00000.bin"
-    content = bytearray(shard.read_bytes())
-    content[1000] ^= 1
-    shard.write_bytes(content)
+@pytest.mark.parametrize("name", ["train-00000.bin", "held_out-ends.bin"])
+def test_a_changed_byte_is_found(copy, name):
+    content = bytearray((copy / name).read_bytes())
+    content[100] ^= 1
+    (copy / name).write_bytes(content)
     corpus = Corpus.open(copy)
-    with pytest.raises(CorpusError, match=r"train-00000\.bin: its content is not what was written"):
+    with pytest.raises(CorpusError, match=rf"{name}: its content is not what was written"):
         corpus.verify()
 
 

@@ -4,16 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.corpus import Corpus, CorpusError
-from data.loader import Loader, Windows, held_out_batches, permute
+from data.loader import Loader, Windows, held_out, permute
 from data.shards import SplitWriter
 
 
-def counting_corpus(folder, train=10_000, held_out=2_000, shard_tokens=1 << 20):
-    """Token i of each split is i: a window shows where it was read."""
+def counting_corpus(folder, train=10_000, held_out_tokens=2_000, shard_tokens=1 << 20):
+    """Token i of each split is i: a window shows where it was read. Documents have 250 tokens."""
     splits = {}
-    for name, length in (("train", train), ("held_out", held_out)):
+    for name, length in (("train", train), ("held_out", held_out_tokens)):
         writer = SplitWriter(folder, name, vocab_size=1 << 20, shard_tokens=shard_tokens)
-        writer.add(np.arange(length, dtype=np.uint32), length)
+        for document in np.split(np.arange(length, dtype=np.uint32), range(250, length, 250)):
+            writer.add(document, document.size)
         splits[name] = writer.close()
     return Corpus(
         folder=folder, source="counting", tokenizer_name="byte", tokenizer_fingerprint="0",
@@ -106,14 +107,14 @@ def test_a_corpus_shorter_than_one_batch_is_refused(tmp_path):
 
 def test_held_out_windows_do_not_depend_on_the_batch_size(corpus):
     by_four, by_seven = (
-        np.concatenate(held_out_batches(corpus, 32, size, 5000)) for size in (4, 7)
+        np.concatenate(held_out(corpus, 32, size, 5000).batches) for size in (4, 7)
     )
     assert np.array_equal(by_four, by_seven)
     assert by_four.shape == (5000 // 32, 33)
 
 
 def test_held_out_windows_are_spread_over_the_whole_split(tmp_path):
-    batches = held_out_batches(counting_corpus(tmp_path), 16, 8, 320)
+    batches = held_out(counting_corpus(tmp_path), 16, 8, 320).batches
     starts = np.concatenate(batches)[:, 0]
     assert len(starts) == 20
     assert starts[0] == 0
@@ -122,15 +123,43 @@ def test_held_out_windows_are_spread_over_the_whole_split(tmp_path):
 
 
 def test_held_out_batches_use_what_there_is(tmp_path):
-    batches = held_out_batches(counting_corpus(tmp_path), 16, 8, 10**9)
+    batches = held_out(counting_corpus(tmp_path), 16, 8, 10**9).batches
     assert sum(len(batch) for batch in batches) == 2000 // 16 - 1
 
 
-@pytest.mark.parametrize(("held_out", "max_tokens"), [(20, 1000), (2000, 10)])
-def test_held_out_text_shorter_than_a_window_is_refused(tmp_path, held_out, max_tokens):
-    corpus = counting_corpus(tmp_path, held_out=held_out)
+@pytest.mark.parametrize(("tokens", "max_tokens"), [(20, 1000), (2000, 10)])
+def test_held_out_text_shorter_than_a_window_is_refused(tmp_path, tokens, max_tokens):
+    corpus = counting_corpus(tmp_path, held_out_tokens=tokens)
     with pytest.raises(CorpusError, match="give no window of 16 tokens"):
-        held_out_batches(corpus, 16, 4, max_tokens)
+        held_out(corpus, 16, 4, max_tokens)
+
+
+def test_held_out_text_of_one_document_is_refused(tmp_path):
+    corpus = counting_corpus(tmp_path, held_out_tokens=250)
+    with pytest.raises(CorpusError, match="all of one document, which leaves the loss without"):
+        held_out(corpus, 16, 4, 1000)
+
+
+@pytest.mark.parametrize("shard_tokens", [1 << 20, 300])
+def test_every_prediction_knows_its_document(tmp_path, shard_tokens):
+    """Token i is i and documents have 250 tokens: a target's document is what it says itself."""
+    corpus = counting_corpus(tmp_path, shard_tokens=shard_tokens)
+    found = held_out(corpus, 16, 7, 1500)
+    assert len(found.batches) == len(found.documents) > 1
+    for tokens, documents in zip(found.batches, found.documents, strict=True):
+        assert np.array_equal(documents, tokens[:, 1:] // 250)
+    assert len(np.unique(np.concatenate(found.documents))) == 8
+
+
+def test_a_separator_belongs_to_the_document_it_ends(corpus):
+    found = held_out(corpus, 32, 8, 10**9)
+    tokens = np.concatenate(found.batches)[:, 1:].ravel()
+    documents = np.concatenate(found.documents).ravel()
+    places = np.flatnonzero(tokens[:-1] == 0)
+    assert len(places) > 5
+    assert (documents[places + 1] == documents[places] + 1).all()
+    inside = np.setdiff1d(np.arange(len(tokens) - 1), places)
+    assert (documents[inside + 1] == documents[inside]).all()
 
 
 def test_windows_of_an_empty_shard_are_none():

@@ -189,7 +189,7 @@ def test_reports_must_rise_to_the_end_of_the_run(report_at):
 
 
 def test_a_standard_error_needs_two_sequences():
-    with pytest.raises(ValueError, match="two sequences or more"):
+    with pytest.raises(ValueError, match="two documents or more"):
         training(held_out=[HELD_OUT[0][:1]])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data.corpus import Corpus
-from data.loader import Batch, Loader, held_out_batches
+from data.loader import Batch, Loader, held_out
 from model.device import device_name, memory_bytes
 from model.execution import Execution
 from model.memory import TooLargeError, divisors, fit
@@ -52,18 +52,16 @@ class TrainRun:
         context, corpus = trial.shape.context_length, Corpus.open(job.corpus)
         self.execution = _execution(job.sweep, trial, micro_batch_size)
         batches = Loader(corpus, context, trial.batch_size, trial.question.seed).batch
+        at_once = max(1, EVALUATION_TOKENS // context)
+        evaluated = held_out(corpus, context, at_once, job.sweep.data.held_out_tokens)
         self._training = Training(
             shape=trial.shape,
             recipe=recipe(job.sweep, trial),
             steps=trial.steps,
             report_at=trial.report_steps,
             batches=batches if on_step is None else _told(batches, on_step),
-            held_out=held_out_batches(
-                corpus,
-                context,
-                max(1, EVALUATION_TOKENS // context),
-                job.sweep.data.held_out_tokens,
-            ),
+            held_out=evaluated.batches,
+            held_out_documents=evaluated.documents,
             seed=trial.question.seed,
             flops_per_step=trial.flops_per_step,
             execution=self.execution,
