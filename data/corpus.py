@@ -167,9 +167,13 @@ class Corpus:
         return loss / (math.log(2) * self.bytes_per_token)
 
     def arrays(self, split: SplitName) -> list[Tokens]:
-        """The shards of `split`, each (tokens,), memory-mapped read-only."""
+        """The shards of `split`, each (tokens,), all of them memory-mapped read-only."""
+        return [np.memmap(path, self.dtype, mode="r") for path, _ in self.shard_files(split)]
+
+    def shard_files(self, split: SplitName) -> list[tuple[Path, int]]:
+        """File and tokens of each shard of `split`, in reading order."""
         shards = (self.train if split == "train" else self.held_out).shards
-        return [np.memmap(self.folder / shard.file, self.dtype, mode="r") for shard in shards]
+        return [(self.folder / shard.file, shard.tokens) for shard in shards]
 
     def document_ends(self, split: SplitName) -> NDArray[np.int64]:
         """Where each document of `split` ends, in tokens from its beginning, separator counted.

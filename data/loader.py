@@ -4,14 +4,15 @@ An epoch visits every window of `context_length` tokens once, in an order drawn 
 bijection rather than a stored permutation, so that memory does not grow with the corpus.
 """
 
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.corpus import Corpus
+from data.corpus import Corpus, SplitName
 from data.errors import CorpusError
-from data.tokenizer import Tokens
 
 Batch = NDArray[np.int64]
 """Tokens, shape (sequences, context_length + 1): inputs and, one to the right, targets."""
@@ -23,18 +24,21 @@ ROUNDS = 4
 """Of mixing; three already pass the tests of randomness in tests/data."""
 
 
-@dataclass(frozen=True)
 class Windows:
-    """The non-overlapping windows of some shards, numbered from 0. None crosses two shards."""
+    """The non-overlapping windows of a split, numbered from 0. None crosses two shards.
 
-    shards: list[Tokens]
-    context_length: int
+    Read from the files, not mapped: windows in random order over many shards cost a page fault
+    each, and a corpus may be larger than the address space that a process is given.
+    """
 
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """Windows in each shard, leaving room to shift them all by up to `context_length`."""
-        lengths = np.array([shard.size for shard in self.shards], np.int64)
-        return np.maximum(lengths // self.context_length - 1, 0)
+    def __init__(self, corpus: Corpus, split: SplitName, context_length: int) -> None:
+        self.context_length = context_length
+        self._files = corpus.shard_files(split)
+        self._dtype = corpus.dtype
+        self.sizes = np.array([tokens for _, tokens in self._files], np.int64)
+        """Tokens in each shard."""
+        self.counts = np.maximum(self.sizes // context_length - 1, 0)
+        """Windows in each, leaving room to shift them all by up to `context_length`."""
 
     def places(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of windows by number: the shard of each and the token in it at which it starts."""
@@ -49,13 +53,14 @@ class Windows:
         Shape (windows, context_length + 1).
         """
         shard_of, starts = self.places(windows)
-        starts = starts + offset
-        span = np.arange(self.context_length + 1)
-        out = np.empty((windows.size, span.size), np.int64)
-        for index in np.unique(shard_of):
-            rows = shard_of == index
-            out[rows] = self.shards[index][starts[rows, None] + span]
-        return out
+        places = ((starts + offset) * self._dtype.itemsize).tolist()
+        out = np.empty((windows.size, self.context_length + 1), self._dtype)
+        for index in np.unique(shard_of).tolist():
+            with self._files[index][0].open("rb", buffering=0) as file:
+                for row in np.flatnonzero(shard_of == index).tolist():
+                    if os.preadv(file.fileno(), [out[row]], places[row]) != out[row].nbytes:
+                        raise CorpusError(f"{file.name}: was cut short. Prepare the corpus again.")
+        return out.astype(np.int64)
 
 
 class Loader:
@@ -66,15 +71,18 @@ class Loader:
         context_length: tokens a sequence.
         batch_size: sequences a batch.
         seed: of the order; another seed visits the same text in another order.
+        workers: threads that read ahead; they change when text is read, never which.
 
     Raises:
         CorpusError: the training split is shorter than one batch.
     """
 
-    def __init__(self, corpus: Corpus, context_length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, corpus: Corpus, context_length: int, batch_size: int, seed: int, workers: int = 0
+    ) -> None:
         self.batch_size = batch_size
         self.context_length = context_length
-        self._windows = Windows(corpus.arrays("train"), context_length)
+        self._windows = Windows(corpus, "train", context_length)
         self._count = int(self._windows.counts.sum())
         if self._count < batch_size:
             raise CorpusError(
@@ -86,6 +94,9 @@ class Loader:
         self._steps_per_block = max(1, BLOCK_TOKENS // (batch_size * (context_length + 1)))
         self._block_number = -1
         self._block: Batch = np.empty((0, context_length + 1), np.int64)
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+        self._ahead: dict[int, Future[Batch]] = {}
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -96,10 +107,20 @@ class Loader:
         """The batch of optimizer step `step`, from 0. Shape (batch_size, context_length + 1)."""
         number, place = divmod(step, self._steps_per_block)
         if number != self._block_number:
-            self._block = self._read_block(number)
+            self._block = self._fetch(number)
             self._block_number = number
         first = place * self.batch_size
         return self._block[first : first + self.batch_size].copy()
+
+    def _fetch(self, number: int) -> Batch:
+        """A block, read now or ahead of time; those after it are begun."""
+        if self._pool is None:
+            return self._read_block(number)
+        wanted = range(number, number + 1 + self._workers)
+        self._ahead = {
+            n: self._ahead.get(n) or self._pool.submit(self._read_block, n) for n in wanted
+        }
+        return self._ahead[number].result()
 
     def _read_block(self, number: int) -> Batch:
         sequences = self._steps_per_block * self.batch_size
@@ -155,7 +176,7 @@ def held_out(corpus: Corpus, context_length: int, batch_size: int, max_tokens: i
         CorpusError: the held-out split, or `max_tokens`, is shorter than one window, or they are
             of one document, which leaves no standard error.
     """
-    windows = Windows(corpus.arrays("held_out"), context_length)
+    windows = Windows(corpus, "held_out", context_length)
     available = int(windows.counts.sum())
     count = min(available, max_tokens // context_length)
     if not count:
@@ -180,7 +201,6 @@ def held_out(corpus: Corpus, context_length: int, batch_size: int, max_tokens: i
 def _documents(corpus: Corpus, windows: Windows, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """The document of each token that the `chosen` windows predict. Shape (windows, context)."""
     shard_of, starts = windows.places(chosen)
-    sizes = np.array([shard.size for shard in windows.shards], np.int64)
-    first = (np.cumsum(sizes) - sizes)[shard_of] + starts
+    first = (np.cumsum(windows.sizes) - windows.sizes)[shard_of] + starts
     targets = first[:, None] + np.arange(1, windows.context_length + 1)
     return np.searchsorted(corpus.document_ends("held_out"), targets, side="right")

@@ -9,8 +9,8 @@ import numpy as np
 from data.corpus import ENDS, Ends, Shard, Split, token_dtype
 from data.tokenizer import Tokens
 
-SHARD_TOKENS = 1 << 27
-"""Tokens a shard: 128 MiB of bytes, 256 MiB of BPE. A window never crosses two shards."""
+SHARD_TOKENS = 1 << 26
+"""Tokens a shard: 64 MiB of bytes, 128 MiB of BPE. A window never crosses two shards."""
 
 
 class SplitWriter:

@@ -189,6 +189,8 @@ class Resources(Section):
 
     cpus_per_trial: Annotated[float, Field(ge=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    loading_workers: Annotated[int, Field(ge=0)] = 0
+    """Threads of a trial that read text ahead: for corpora on slow disks. They move no bit."""
     slots: Count | None = None
     """Trials at once on this machine; left out, and on a cluster: as many as fit."""
     flops_per_second: Positive = 1e10

@@ -154,8 +154,10 @@ def _only_here(folder: Path) -> Iterator[None]:
 
 def _claim(task: Task) -> None:
     """Write down what is trained here, or check that it is the same."""
-    asked = json.loads(task.sweep.to_json()), repr(task.trial.question), task.corpus.fingerprint
-    text, path = json.dumps(asked), task.folder / ASKED
+    asked = json.loads(task.sweep.to_json())
+    del asked["resources"]["loading_workers"]  # moves no bit, so it may change
+    text = json.dumps([asked, repr(task.trial.question), task.corpus.fingerprint])
+    path = task.folder / ASKED
     if path.exists() and path.read_text() != text:
         raise ConfigError(
             f"{task.folder}: holds a model of another configuration; name another --dir"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from throughput import provenance
 
-from data.loader import Loader, held_out_batches
+from data.loader import Loader, held_out
 from data.prepare import prepare
 from model.recipe import Recipe
 from model.shape import Shape
@@ -64,7 +64,7 @@ class Trained:
             steps=self.steps,
             report_at=[self.steps],
             batches=Loader(self.corpus, CONTEXT, BATCH, seed).batch,
-            held_out=held_out_batches(self.corpus, CONTEXT, 32, HELD_OUT_TOKENS),
+            held_out=held_out(self.corpus, CONTEXT, 32, HELD_OUT_TOKENS).batches,
             seed=seed,
             flops_per_step=self.shape.flops_per_step(BATCH),
         )

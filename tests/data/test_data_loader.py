@@ -1,3 +1,6 @@
+import os
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -162,7 +165,50 @@ def test_a_separator_belongs_to_the_document_it_ends(corpus):
     assert (documents[inside + 1] == documents[inside]).all()
 
 
-def test_windows_of_an_empty_shard_are_none():
-    windows = Windows([np.arange(3, dtype=np.uint8), np.arange(40, dtype=np.uint8)], 8)
-    assert windows.counts.tolist() == [0, 4]
-    assert windows.read(np.array([0, 3]))[:, 0].tolist() == [0, 24]
+def test_a_shard_without_a_window_is_passed_over(tmp_path):
+    """Shards of 100 tokens; the last one holds 20."""
+    windows = Windows(counting_corpus(tmp_path, train=120, shard_tokens=100), "train", 16)
+    assert windows.counts.tolist() == [5, 0]
+    assert windows.read(np.arange(5))[:, 0].tolist() == [0, 16, 32, 48, 64]
+
+
+def test_a_shard_cut_short_while_it_is_read_is_told(tmp_path):
+    loader = Loader(counting_corpus(tmp_path), 64, 100, 3)
+    os.truncate(tmp_path / "train-00000.bin", 1000)
+    with pytest.raises(CorpusError, match=r"train-00000\.bin: was cut short"):
+        loader.batch(0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_batch(tmp_path, workers):
+    """In order, backwards, and taken up again in the middle; blocks are of ten steps."""
+    corpus = counting_corpus(tmp_path, shard_tokens=1000)
+    steps = [*range(300), *range(300, 0, -37), *range(144, 200)]
+    alone, helped = (Loader(corpus, 64, 100, 3, workers=n) for n in (0, workers))
+    for step in steps:
+        assert np.array_equal(alone.batch(step), helped.batch(step))
+
+
+def test_workers_read_ahead(tmp_path):
+    """While a block is used, those after it are read by other threads."""
+    loader = Loader(counting_corpus(tmp_path), 64, 100, 3, workers=2)
+    read, here = [], threading.get_ident()
+    read_block = loader._read_block
+
+    def noted(number):
+        read.append((number, threading.get_ident()))
+        return read_block(number)
+
+    loader._read_block = noted
+    loader.batch(0)
+    for future in loader._ahead.values():
+        future.result()
+    assert sorted(number for number, _ in read) == [0, 1, 2]
+    assert here not in {thread for _, thread in read}
+
+
+def test_what_a_worker_meets_is_raised(tmp_path):
+    loader = Loader(counting_corpus(tmp_path), 64, 100, 3, workers=1)
+    (tmp_path / "train-00000.bin").unlink()
+    with pytest.raises(FileNotFoundError):
+        loader.batch(0)

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+from model.recipe import Schedule
 from model.transformer import BasicsTransformerLM
 from tuner import single
 from tuner.cli import app
@@ -96,6 +98,58 @@ def test_killed_and_started_again_it_is_the_undisturbed_one_bit_for_bit(
     }
     ours, theirs = weights(folder), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+EVERY_SCHEDULE = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from tuner import single
+from tuner.config import load
+torch.set_num_threads(1)
+
+def task(schedule, folder, workers):
+    settings = [f'training.schedule="{schedule}"', "training.cooldown_floor=5",
+                f"resources.loading_workers={workers}"]
+    return single.task(load(Path(sys.argv[1]), settings), "1x8", 1e8, 0.02, seed=0,
+                       folder=Path(sys.argv[2]) / schedule / folder, reports=5)
+
+def run(task, on_step=lambda step: None):
+    *_, last = single.train(task, on_step)
+    weights = torch.load(task.folder / "model.pt")
+    return last.loss, last.loss_se, last.train_loss, [w.tolist() for w in weights.values()]
+
+def killed(schedule):
+    child = os.fork()
+    if not child:
+        cut = task(schedule, "cut", 1)
+        middle = round(.7 * cut.trial.steps)
+        run(cut, lambda step: step == middle and os.kill(os.getpid(), signal.SIGKILL))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+schedules = sys.argv[3:]
+for schedule in schedules:
+    assert killed(schedule) == -signal.SIGKILL
+ends = set()
+for schedule in schedules:
+    begun = []
+    resumed = run(task(schedule, "cut", 2), begun.append)
+    assert begun[0] > 0, "it began anew"
+    assert resumed == run(task(schedule, "whole", 0)), schedule
+    ends.add(resumed[0])
+assert len(ends) == len(schedules), "the schedules are no different"
+"""
+
+
+def test_for_every_schedule_and_number_of_loading_workers(sweep_file, tmp_path):
+    """Killed with one worker, gone on with two, the same bits as uncut with none."""
+    schedules = get_args(Schedule)
+    assert len(schedules) == 4
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_SCHEDULE, sweep_file, tmp_path, *schedules],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_finished_training_is_not_repeated(sweep_file, trained):

@@ -51,7 +51,13 @@ class TrainRun:
         torch.set_num_threads(max(1, int(job.sweep.resources.cpus_per_trial)))
         context, corpus = trial.shape.context_length, Corpus.open(job.corpus)
         self.execution = _execution(job.sweep, trial, micro_batch_size)
-        batches = Loader(corpus, context, trial.batch_size, trial.question.seed).batch
+        batches = Loader(
+            corpus,
+            context,
+            trial.batch_size,
+            trial.question.seed,
+            workers=job.sweep.resources.loading_workers,
+        ).batch
         at_once = max(1, EVALUATION_TOKENS // context)
         evaluated = held_out(corpus, context, at_once, job.sweep.data.held_out_tokens)
         self._training = Training(
