@@ -5,7 +5,7 @@ Upper bounds: `tests/model/test_model_memory.py` holds them against what torch r
 
 from dataclasses import dataclass
 
-from model.shape import Shape
+from model.shape import CountedShape, Shape
 
 USABLE = 0.8
 """Share of a device's memory to plan with: the rest is the runtime's, and lost between blocks."""
@@ -70,6 +70,9 @@ def training_bytes(
     """Bytes that training `shape` takes at most, `micro_batch_size` sequences at a time."""
     rows = micro_batch_size * shape.context_length
     half = dtype != "float32"
+    if isinstance(shape, CountedShape):  # a module of which no more is known than what it keeps
+        logits = LOGIT * rows * shape.vocab_size
+        return shape.params * (MASTER + 2) + micro_batch_size * shape.counts.kept + logits
     weights = shape.params * MASTER + (2 * (shape.params_non_embedding) if half else 0)
     a_block = rows * _block_bytes(shape, half=half, fused=fused)
     stream = 4 * rows * shape.d_model

@@ -19,25 +19,29 @@ BASE_WIDTH = 16
 """Width at which "mup" gives matrices the full rate; the demo's rates were found there."""
 
 
-def group_of(name: str, weight: Tensor, embeddings: set[int]) -> Group:
-    """The group of one weight: by where it is looked up, its dimensions, and its name."""
-    if id(weight) in embeddings:
-        return "embedding"
-    if weight.ndim < 2:
-        return "vector"
-    return "head" if name.endswith("lm_head.weight") else "hidden"
-
-
 def groups(model: nn.Module) -> dict[str, Group]:
-    """Group of each weight by name. One both looked up and multiplied (a tied head) is a head."""
+    """Group of each weight by name. One both looked up and multiplied (a tied head) is a head.
+
+    The head is the last linear layer with as many outputs as an embedding has rows.
+    """
     modules = list(model.modules())
-    looked_up = {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}
-    multiplied = {id(m.weight) for m in modules if isinstance(m, nn.Linear)}
-    tied = looked_up & multiplied
+    tables = [m for m in modules if isinstance(m, nn.Embedding)]
+    rows = {m.num_embeddings for m in tables}
+    outputs = [m for m in modules if isinstance(m, nn.Linear) and m.out_features in rows]
+    head = outputs[-1].weight if outputs else None
+    looked_up = {id(m.weight) for m in tables}
     return {
-        name: "head" if id(weight) in tied else group_of(name, weight, looked_up)
+        name: _group(weight, weight is head, id(weight) in looked_up)
         for name, weight in model.named_parameters()
     }
+
+
+def _group(weight: Tensor, is_head: bool, looked_up: bool) -> Group:
+    if is_head:
+        return "head"
+    if looked_up:
+        return "embedding"
+    return "vector" if weight.ndim < 2 else "hidden"
 
 
 def multiplier(group: Group, parametrization: Parametrization, d_model: int) -> float:

@@ -4,8 +4,10 @@ Counts follow PaLM, appendix B (arXiv 2204.02311): six FLOPs per weight that mul
 stream, attention scores in full, the embedding lookup free, the head included.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+from typing_extensions import override
 
 Convention = Literal["exact", "6ND"]
 """How the FLOPs of a trial are counted: every matrix product, or 6 · N · D with N non-embedding."""
@@ -118,3 +120,63 @@ class Shape:
     def steps(self, budget: float, batch_size: int, convention: Convention = "exact") -> int:
         """The most whole optimizer steps whose FLOPs fit in `budget`."""
         return int(budget) // self.flops_per_step(batch_size, convention)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What `model.custom` counts in a module that is not the shipped decoder."""
+
+    params_embedding: int
+    params_head: int
+    params_transformer: int
+    """All other weights."""
+    flops_forward: int
+    """Of one sequence of the whole context, FLOP."""
+    flops: int
+    """Of one sequence, forward and backward, FLOP."""
+    kept: int
+    """Bytes that one sequence keeps for the way back in float32, attention scores in full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedShape(Shape):
+    """The shape that somebody's own module was built from, with the counts of that module."""
+
+    counts: Counts
+
+    @property
+    def asked(self) -> Shape:
+        """The shape alone, as the module's builder gets it."""
+        return Shape(**{field.name: getattr(self, field.name) for field in fields(Shape)})
+
+    @property
+    @override
+    def params_embedding(self) -> int:
+        return self.counts.params_embedding
+
+    @property
+    @override
+    def params_head(self) -> int:
+        return self.counts.params_head
+
+    @property
+    @override
+    def params_transformer(self) -> int:
+        return self.counts.params_transformer
+
+    @property
+    @override
+    def flops_per_token_forward(self) -> int:
+        return self.counts.flops_forward // self.context_length
+
+    @override
+    def flops_per_token(self, convention: Convention = "exact") -> int:
+        if convention == "6ND":
+            return super().flops_per_token(convention)
+        return self.counts.flops // self.context_length
+
+    @override
+    def flops_per_step(self, batch_size: int, convention: Convention = "exact") -> int:
+        if convention == "6ND":
+            return super().flops_per_step(batch_size, convention)
+        return batch_size * self.counts.flops

@@ -48,6 +48,9 @@ class Sweep(Section):
     """FLOPs given to a trial; one isoFLOP profile each. A grid has none: they follow."""
     seed: Annotated[int, Field(ge=0)] = 0
     backend: Literal["train", "law", "replay"] = "train"
+    model: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)?$")
+    """A model of your own, `package.module:build`: a function from a `Shape` to any `nn.Module`
+    from tokens to logits. Left out: the decoder of `[shapes]`."""
     convention: Literal["exact", "6ND"] = "exact"
     """FLOPs of a trial: every matrix product, or 6 · N · D with N non-embedding."""
     min_steps: Count = 200

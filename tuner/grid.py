@@ -15,7 +15,7 @@ def crossings(sweep: Sweep, vocab_size: int) -> Mapping[tuple[float, Size], int]
     """The number of tokens asked for, by (budget, size); a budget is what the crossing costs."""
     batch_sizes = tuple(sweep.batch_size(tokens) for tokens in sweep.grid.tokens)
     levels = tuple(zip(sweep.grid.tokens, batch_sizes, strict=True))
-    return _crossings(sweep.shapes, levels, sweep.convention, vocab_size)
+    return _crossings(sweep.shapes, sweep.model, levels, sweep.convention, vocab_size)
 
 
 def whole_steps(tokens: int, batch_size: int, shape: Shape) -> int:
@@ -25,11 +25,15 @@ def whole_steps(tokens: int, batch_size: int, shape: Shape) -> int:
 
 @cache
 def _crossings(
-    options: Shapes, levels: tuple[tuple[int, int], ...], convention: Convention, vocab_size: int
+    options: Shapes,
+    model: str,
+    levels: tuple[tuple[int, int], ...],
+    convention: Convention,
+    vocab_size: int,
 ) -> Mapping[tuple[float, Size], int]:
     found: dict[tuple[float, Size], int] = {}
     for (tokens, batch_size), size in product(levels, options.ladder):
-        shape = full_shape(options, size, vocab_size)
+        shape = full_shape(options, model, size, vocab_size)
         flops = whole_steps(tokens, batch_size, shape) * shape.flops_per_step(
             batch_size, convention
         )

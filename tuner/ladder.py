@@ -13,17 +13,28 @@ Size = tuple[int, int]
 
 def shape(sweep: Sweep, size: Size, vocab_size: int) -> Shape:
     """The ladder's (num_layers, d_model) as a full shape."""
-    return full_shape(sweep.shapes, size, vocab_size)
+    return full_shape(sweep.shapes, sweep.model, size, vocab_size)
 
 
 @cache
-def full_shape(options: Shapes, size: Size, vocab_size: int) -> Shape:
-    """A sweep's (num_layers, d_model) as a full shape, by its `[shapes]` alone."""
+def full_shape(options: Shapes, model: str, size: Size, vocab_size: int) -> Shape:
+    """A sweep's (num_layers, d_model) as a full shape, by its `[shapes]` and its `model` alone."""
     num_layers, d_model = size
     try:
-        return _filled(options, num_layers, d_model, vocab_size)
+        filled = _filled(options, num_layers, d_model, vocab_size)
     except ValueError as error:
         raise ConfigError(f"shape {num_layers}x{d_model}: {error}") from None
+    return _counted(model, filled) if model else filled
+
+
+def _counted(model: str, shape: Shape) -> Shape:
+    # Here alone planning needs torch: nothing else can count what somebody else wrote.
+    from model.custom import ModelError, counted  # noqa: PLC0415
+
+    try:
+        return counted(model, shape)
+    except ModelError as error:
+        raise ConfigError(f"model: {error}") from None
 
 
 def _filled(options: Shapes, num_layers: int, d_model: int, vocab_size: int) -> Shape:

@@ -26,10 +26,13 @@ class Provenance:
     """Length of the training split, token."""
     bytes_per_token: float
     """Of the held-out split, byte."""
+    model: str = ""
+    """Fingerprint of the source of a model of one's own."""
 
     def determining(self) -> dict[str, str]:
         """The part that rows are a function of."""
-        return {"corpus": self.corpus, "tokenizer": self.tokenizer, "torch": self.torch}
+        settled = {"corpus": self.corpus, "tokenizer": self.tokenizer, "torch": self.torch}
+        return settled | ({"model": self.model} if self.model else {})
 
 
 def settle(ledger: Ledger, found: Provenance) -> Provenance:

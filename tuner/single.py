@@ -105,7 +105,7 @@ def train(task: Task, on_step: Callable[[int], None]) -> Iterator[Progress]:
         )  # fmt: skip
         run = TrainRun(job, task.trial, on_step=on_step)
         for progress in attempt(run, folder / CHECKPOINT):
-            run.model.save_pretrained(folder)
+            run.save(folder)
             _write(log, progress, task.corpus)
             yield progress
 

@@ -227,7 +227,7 @@ def _answering(sweep: Sweep) -> tuple[object, ...]:
     place = (sweep.resources.cpus_per_trial, sweep.resources.gpus_per_trial)
     pretended = {"seconds_per_trial", "flops_per_second", "faults"}
     told = settings.model_dump(mode="json", exclude={"batch_size", *pretended})
-    return (told, *(place if sweep.backend == "train" else ()))
+    return (told, *((*place, sweep.model) if sweep.backend == "train" else ()))
 
 
 def _record(sweep: Sweep) -> "Recording":

@@ -135,7 +135,17 @@ def _provenance(sweep: Sweep, corpus: Corpus | None) -> Provenance:
         vocab_size=corpus.vocab_size if corpus else plan.vocabulary(sweep),
         train_tokens=corpus.train_tokens if corpus else 0,
         bytes_per_token=corpus.bytes_per_token if corpus else 0.0,
+        model=_source(sweep),
     )
+
+
+def _source(sweep: Sweep) -> str:
+    """Stands for the code of the sweep's own model; empty where it has none."""
+    if not sweep.model:
+        return ""
+    from model.custom import fingerprint  # noqa: PLC0415  needs torch
+
+    return fingerprint(sweep.model)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from model.progress import DIVERGED_LOSS
 from tuner import corpora, plan, simulate, space
 from tuner.backends import contract, train
 from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
-from tuner.config import parse
+from tuner.config import ConfigError, parse
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance
@@ -299,3 +299,52 @@ def test_out_of_memory_tells_the_micro_batch_that_was_too_large(training_job, er
     with pytest.raises(OutOfMemoryError, match="out of memory at 2 sequences at once") as caught:
         list(run)
     assert pickle.loads(pickle.dumps(caught.value)).micro_batch_size == 2
+
+
+OWN = """
+from model.transformer import BasicsTransformerLM
+
+def build(shape):
+    return BasicsTransformerLM.from_shape(shape)
+
+def wrong(shape):
+    return None
+"""
+
+
+def test_a_model_of_ones_own_is_planned_and_trained(text, tmp_path, monkeypatch):
+    (tmp_path / "own_decoder.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    data = {"source": str(text), "held_out_tokens": 2048}
+    own, shipped = (
+        sweep_of("train", data=data, model=model) for model in ("own_decoder:build", "")
+    )
+    assert plan.plan(own).to_dict() == plan.plan(shipped).to_dict()
+    job = job_of(own, tmp_path, corpora.of(own, tmp_path).folder)
+    told = answers(job, trial_of(job))
+    assert told[-1].final
+    assert told[-1].flops == trial_of(job_of(shipped, tmp_path)).flops
+    assert told[-1].loss < told[0].loss
+    assert told == answers(job, trial_of(job))
+
+
+def test_a_model_that_cannot_be_counted_is_a_mistake(tmp_path, monkeypatch):
+    (tmp_path / "own_mistake.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="model: own_mistake:wrong: gave a NoneType for 1x8"):
+        plan.plan(sweep_of("train", model="own_mistake:wrong"))
+    with pytest.raises(ConfigError, match="model"):
+        sweep_of("train", model="no colon")
+
+
+def test_a_model_changed_since_the_plan_is_not_trained(text, tmp_path, monkeypatch):
+    (tmp_path / "own_changed.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    sweep = sweep_of(
+        "train", model="own_changed:build", data={"source": str(text), "held_out_tokens": 2048}
+    )
+    job = job_of(sweep, tmp_path, corpora.of(sweep, tmp_path).folder)
+    trial = trial_of(job)
+    other = replace(trial.shape.counts, flops=trial.shape.counts.flops + 1)
+    with pytest.raises(AttemptError, match="own_changed:build: counts other"):
+        contract.start(job, replace(trial, shape=replace(trial.shape, counts=other)))

@@ -1,18 +1,23 @@
-"""Real training: the decoder of `model/` on a prepared corpus."""
+"""Real training: the decoder of `model/`, or somebody's own model, on a prepared corpus."""
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out
+from model import custom
+from model.checkpoint import write_weights
 from model.device import device_name, memory_bytes
 from model.execution import Execution
 from model.memory import TooLargeError, divisors, fit
 from model.progress import Progress
 from model.recipe import Recipe
+from model.shape import CountedShape
 from model.train import Training
 from model.transformer import BasicsTransformerLM
 from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
@@ -71,6 +76,7 @@ class TrainRun:
             seed=trial.question.seed,
             flops_per_step=trial.flops_per_step,
             execution=self.execution,
+            model=_model(job.sweep, trial),
         )
 
     @property
@@ -78,12 +84,13 @@ class TrainRun:
         """Sequences whose gradient is computed at once."""
         return self.execution.micro_batch_size or self._training.recipe.batch_size
 
-    @property
-    def model(self) -> BasicsTransformerLM:
-        """What is trained."""
+    def save(self, folder: Path) -> None:
+        """Write the model: the decoder in the course's format, any other its state dict."""
         model = self._training.model
-        assert isinstance(model, BasicsTransformerLM)
-        return model
+        if isinstance(model, BasicsTransformerLM):
+            model.save_pretrained(folder)
+        else:
+            write_weights(folder, model.state_dict())
 
     @property
     def device(self) -> str:
@@ -108,6 +115,22 @@ class TrainRun:
     def restore(self, state: dict[str, Any]) -> None:
         """Take them up."""
         self._training.load_state_dict(state)  # pyrefly: ignore
+
+
+def _model(sweep: Sweep, trial: Trial) -> nn.Module | None:
+    """The sweep's own model in the trial's size, counted here as where it was planned.
+
+    Raises:
+        AttemptError: it cannot be built or is no causal model of these counts.
+    """
+    if not isinstance(trial.shape, CountedShape):
+        return None
+    try:
+        if custom.counted(sweep.model, trial.shape.asked) != trial.shape:
+            raise AttemptError(f"{sweep.model}: counts other weights or FLOPs than in the plan")
+        return custom.build(sweep.model, trial.shape.asked, trial.question.seed)
+    except custom.ModelError as error:
+        raise AttemptError(str(error)) from None
 
 
 def _told(batches: Batches, on_step: Callable[[int], None]) -> Batches:
