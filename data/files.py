@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import TextIOWrapper
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TextIO
 
 from data.errors import CorpusError
 from data.tokenizer import END_OF_TEXT
 
-WHOLE_BYTES = 1 << 17
-"""A text file up to this size is one document: no part of a held-out file is trained on."""
+WHOLE_CHARACTERS = 1 << 17
+"""A document of text up to this length is one: no part of a held-out file is trained on."""
 DOCUMENT_CHARACTERS = 1 << 14
-"""A larger text file is cut into documents of about this length, at line ends: a single book can
-then be split into training and held-out parts."""
+"""A longer one is cut into documents of about this length, at line ends: a single book can then be
+split into training and held-out parts. What becomes of a document depends on its own text alone,
+so that none moves between the splits when its file grows."""
 LINE_CHARACTERS = 1 << 16
 """A longer line is cut: a file need not have line ends."""
 _PROBE_BYTES = 1 << 13
@@ -75,8 +77,7 @@ def _lines(path: Path, text_column: str) -> Iterator[str]:
         if Path(name).suffix in {".jsonl", ".ndjson"}:
             yield from _json_lines(file, path, text_column)
         else:
-            whole = path.stat().st_size <= WHOLE_BYTES and path.suffix not in _COMPRESSED
-            yield from _pieces(file, WHOLE_BYTES if whole else DOCUMENT_CHARACTERS)
+            yield from _texts(file)
 
 
 def _open(path: Path) -> TextIO:
@@ -87,19 +88,32 @@ def _open(path: Path) -> TextIO:
     return TextIOWrapper(input_stream(path, compression=_COMPRESSED[path.suffix]), **_DECODING)
 
 
-def _pieces(file: TextIO, longest: int) -> Iterator[str]:
-    lines: list[str] = []
-    length = 0
-    for line in iter(partial(file.readline, LINE_CHARACTERS), ""):
-        ends = line.strip() == END_OF_TEXT
+def _texts(file: TextIO) -> Iterator[str]:
+    """What stands between lines `<|endoftext|>`."""
+    lines = iter(partial(file.readline, LINE_CHARACTERS), "")
+    for ends, document in groupby(lines, lambda line: line.strip() == END_OF_TEXT):
         if not ends:
-            lines.append(line)
-            length += len(line)
-        if ends or length > longest:
-            yield "".join(lines)
-            lines.clear()
-            length = 0
-    yield "".join(lines)
+            yield from _pieces(document)
+
+
+def _pieces(lines: Iterator[str]) -> Iterator[str]:
+    """A document, whole unless it is too long for that."""
+    head = list(_until(lines, WHOLE_CHARACTERS))
+    rest = next(lines, None)
+    if rest is None:
+        yield "".join(head)
+        return
+    lines = chain(head, [rest], lines)
+    yield from iter(lambda: "".join(_until(lines, DOCUMENT_CHARACTERS)), "")
+
+
+def _until(lines: Iterator[str], length: int) -> Iterator[str]:
+    """Lines up to and with the one that makes them longer than `length`."""
+    for line in lines:
+        yield line
+        length -= len(line)
+        if length < 0:
+            return
 
 
 def _json_lines(file: TextIO, path: Path, text_column: str) -> Iterator[str]:

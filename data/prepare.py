@@ -3,12 +3,10 @@
 The folder gets its name when it is complete, so a killed preparation leaves no half corpus.
 """
 
-import fcntl
 import hashlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data import sources
+from data.building import alone_at, building
 from data.corpus import FORMAT, META, Corpus
 from data.errors import CorpusError
 from data.files import Document
@@ -88,7 +87,7 @@ def prepare(
         "format": FORMAT,
     }
     target = folder / _folder_name(source, tokenizer, request)
-    with _alone_at(target):
+    with alone_at(target):
         if not target.exists():
             _build(found, target, source=source, request=request)
     return _reopen(target)
@@ -125,33 +124,21 @@ def _folder_name(source: str, tokenizer: str, request: dict[str, Any]) -> str:
     return f"{slug}-{fingerprint(json.dumps(request, sort_keys=True).encode())[:8]}"
 
 
-@contextmanager
-def _alone_at(target: Path) -> Iterator[None]:
-    """Let one process at a time make `target`; the others wait and then find it made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _build(found: sources.Source, target: Path, *, source: str, request: dict[str, Any]) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    tokenizer, documents = _encoding(found, request)
-    with _progress(source, found.size) as advance:
-        corpus = _write(documents, partial, tokenizer, advance)
-    corpus = replace(
-        corpus,
-        source=source,
-        request=request,
-        notes=(*found.notes, *corpus.notes),
-        entropy=found.entropy if isinstance(found, Zipf2) else None,
-    )
-    _check_splits(corpus)
-    tokenizer.save(partial)
-    corpus.write_meta()
-    partial.rename(target)
+    with building(target) as folder:
+        tokenizer, documents = _encoding(found, request)
+        with _progress(source, found.size) as advance:
+            corpus = _write(documents, folder, tokenizer, advance)
+        corpus = replace(
+            corpus,
+            source=source,
+            request=request,
+            notes=(*found.notes, *corpus.notes),
+            entropy=found.entropy if isinstance(found, Zipf2) else None,
+        )
+        _check_splits(corpus)
+        tokenizer.save(folder)
+        corpus.write_meta()
 
 
 def _encoding(
@@ -260,7 +247,6 @@ def _check_splits(corpus: Corpus) -> None:
     if faults and not documents:
         faults = [f"{corpus.source}: there is no text in it. Put text there, or name another."]
     if faults:
-        shutil.rmtree(corpus.folder)
         raise CorpusError(*faults)
 
 

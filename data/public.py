@@ -19,6 +19,8 @@ class PublicSet:
     """On the Hugging Face hub."""
     subset: str | None = None
     """Configuration of the repository, where it has several."""
+    revision: str | None = None
+    """Branch of the repository; None is the main one."""
 
     @property
     def size(self) -> None:
@@ -31,8 +33,9 @@ class PublicSet:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Repository and subset; what was published there is not asked again."""
-        return {"repository": self.repository, "subset": self.subset}
+        """Repository and place in it; what was published there is not asked again."""
+        place = {"subset": self.subset, "revision": self.revision}
+        return {"repository": self.repository, **place}
 
     def documents(self) -> Iterator[Document]:
         """Every row's text, while it comes over the network."""
@@ -45,13 +48,14 @@ class PublicSet:
             ) from None
         try:
             rows = datasets.load_dataset(
-                self.repository, self.subset, split="train", streaming=True
+                self.repository, self.subset, split="train", streaming=True, revision=self.revision
             )
             for row in rows:
                 yield document(row["text"])
-        except OSError as error:
+        except Exception as error:  # of the package, of HTTP, of the hub: there is no common kind
+            cause = " ".join(str(error).split()) or type(error).__name__
             raise CorpusError(
-                f"{self.name}: {self.repository} cannot be reached ({error}). "
+                f"{self.name}: {self.repository} cannot be read ({cause}). "
                 "Check the network, or name a local folder of text."
             ) from error
 
@@ -60,11 +64,19 @@ PUBLIC = {
     source.name: source
     for source in (
         PublicSet(name="tinystories", repository="roneneldan/TinyStories"),  # arXiv 2305.07759
-        PublicSet(name="openwebtext", repository="Skylion007/openwebtext"),
+        PublicSet(
+            # The main branch holds a loading script, which `datasets` refuses since 4.0
+            # (github.com/karpathy/nanoGPT, issue 633); this branch holds the same rows as Parquet.
+            name="openwebtext",
+            repository="Skylion007/openwebtext",
+            revision="refs/convert/parquet",
+        ),
         PublicSet(  # arXiv 2406.17557
             name="fineweb-edu", repository="HuggingFaceFW/fineweb-edu", subset="sample-10BT"
         ),
-        PublicSet(name="slimpajama", repository="cerebras/SlimPajama-627B"),
+        # A copy: cerebras/SlimPajama-627B is gone (github.com/peremartra/Rearchitecting-LLMs,
+        # issue 10).
+        PublicSet(name="slimpajama", repository="gmongaras/SlimPajama-627B_Reupload"),
     )
 }
 """The public sets known by name."""

@@ -1,13 +1,15 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
+from data.building import building
 from data.corpus import META, Corpus, CorpusError
 from data.prepare import is_held_out, prepare
 
@@ -101,25 +103,72 @@ def test_max_bytes_ends_with_the_document_that_reaches_it(tmp_path, text_folder)
     assert 100_000 <= total < 100_000 + longest
 
 
-def test_preparing_at_the_same_time_builds_once(tmp_path, text_folder):
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(prepare(str(text_folder), tmp_path)))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
-    assert all(corpus == found[0] for corpus in found)
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [
-        found[0].folder.name
-    ]
+TOGETHER = """
+import fcntl, sys
+from pathlib import Path
+from data import prepare
+source, folder, locks = sys.argv[1:]
+def without(lock, how): raise OSError(95, "Operation not supported")
+if locks == "without":
+    fcntl.flock = without
+build = prepare._build
+def counted(*arguments, **options):
+    print("builds", flush=True)
+    build(*arguments, **options)
+prepare._build = counted
+sys.stdin.readline()
+print(prepare.prepare(source, Path(folder)).fingerprint)
+"""
+
+
+@pytest.mark.parametrize("locks", ["with", "without"])
+def test_processes_that_ask_at_the_same_time_get_one_corpus(tmp_path, text_folder, locks):
+    """As nodes on one disk do. With locks one builds; without, all may, and the first is kept."""
+    command = [sys.executable, "-c", TOGETHER, str(text_folder), str(tmp_path), locks]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL, **pipes) for _ in range(4)]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].split() for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    builds = sum(words.count("builds") for words in said)
+    assert builds == 1 if locks == "with" else builds >= 1
+    assert len({words[-1] for words in said}) == 1
+    (corpus,) = (Corpus.open(path) for path in tmp_path.iterdir() if path.is_dir())
+    corpus.verify()
+    assert corpus.fingerprint == said[0][-1]
+
+
+def test_the_second_to_finish_leaves_the_first_ones_folder(tmp_path):
+    target = tmp_path / "corpus"
+    with building(target) as ours:
+        with building_elsewhere(target) as theirs:
+            (theirs / "meta.json").write_text("theirs")
+        (ours / "meta.json").write_text("ours")
+    assert (target / "meta.json").read_text() == "theirs"
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [target]
+
+
+@contextmanager
+def building_elsewhere(target):
+    """The same on another node."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "elsewhere")
+        with building(target) as folder:
+            yield folder
+
+
+def test_what_goes_wrong_leaves_no_folder(tmp_path):
+    with pytest.raises(RuntimeError), building(tmp_path / "corpus") as folder:
+        (folder / "half").touch()
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_preparation_leaves_no_corpus_and_the_next_one_succeeds(tmp_path):
-    """The child dies while it writes: what it left has no name, and is cleared away."""
+    """The child dies while it writes: what it left has no name, and is cleared away; what processes
+    of other nodes may still be writing is not."""
     code = f"""
 import os, signal
 from pathlib import Path
@@ -130,11 +179,13 @@ prepare.prepare("synthetic:zipf2?tokens=100K", Path({str(tmp_path)!r}))
 """
     died = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert died.returncode == -9, died.stderr
-    left = [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert [path.name.startswith(".") for path in left] == [True]
+    (left,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert left.name.startswith(".")
+    foreign = left.with_name(left.name.replace(socket.gethostname(), "elsewhere"))
+    foreign.mkdir()
     corpus = prepare("synthetic:zipf2?tokens=100K", tmp_path)
     corpus.verify()
-    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [corpus.folder]
+    assert {path for path in tmp_path.iterdir() if path.is_dir()} == {corpus.folder, foreign}
 
 
 def test_every_wrong_option_is_told_at_once(tmp_path, text_folder):

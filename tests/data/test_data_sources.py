@@ -5,11 +5,14 @@ import types
 import pandas as pd
 import pyarrow
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data import sources
 from data.corpus import CorpusError
 from data.files import DOCUMENT_CHARACTERS, LINE_CHARACTERS, document
 from data.prepare import prepare
+from data.public import PUBLIC
 
 
 def texts(source, **options):
@@ -176,9 +179,8 @@ def test_a_public_set_is_streamed(tmp_path, monkeypatch):
 
     stub_datasets(monkeypatch, load_dataset)
     corpus = prepare("fineweb-edu", tmp_path, max_bytes=50_000)
-    assert asked == [
-        (("HuggingFaceFW/fineweb-edu", "sample-10BT"), {"split": "train", "streaming": True})
-    ]
+    how = {"split": "train", "streaming": True, "revision": None}
+    assert asked == [(("HuggingFaceFW/fineweb-edu", "sample-10BT"), how)]
     assert corpus.train.bytes + corpus.held_out.bytes < 50_030
 
 
@@ -188,10 +190,45 @@ def test_a_public_set_without_the_package_is_told(monkeypatch):
         texts("tinystories")
 
 
-def test_a_public_set_without_network_is_told(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("Couldn't reach\n the hub"),  # what `datasets` 5.2 raises without a network
+        RuntimeError("Dataset scripts are no longer supported"),
+        KeyError("text"),
+    ],
+)
+def test_a_public_set_that_cannot_be_read_is_told(monkeypatch, error):
     def load_dataset(*arguments, **options):
-        raise ConnectionError("Couldn't reach the hub")
+        yield {"text": "one"}
+        raise error
 
     stub_datasets(monkeypatch, load_dataset)
-    with pytest.raises(CorpusError, match="openwebtext: Skylion007/openwebtext cannot be reached"):
+    with pytest.raises(CorpusError, match="Skylion007/openwebtext cannot be read") as caught:
         texts("openwebtext")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_four_public_sets_are_known():
+    assert set(PUBLIC) == {"tinystories", "openwebtext", "fineweb-edu", "slimpajama"}
+    assert len({source.repository for source in PUBLIC.values()}) == 4
+
+
+DOCUMENTS = st.lists(
+    st.tuples(st.integers(0, 9), st.sampled_from([5, 400, 2_000, 12_000])), max_size=4
+)
+
+
+@given(before=DOCUMENTS, more=DOCUMENTS, after=DOCUMENTS)
+@settings(max_examples=30, deadline=None)
+def test_a_growing_file_moves_no_document(tmp_path_factory, before, more, after):
+    """Documents from a line to 200 KB, in one file between end-of-text lines: those that were there
+    are cut as they were, wherever others are put."""
+    folder = tmp_path_factory.mktemp("grow")
+
+    def pieces(rows):
+        whole = ["".join(f"{name}, line {n}\n" for n in range(lines)) for name, lines in rows]
+        (folder / "a.txt").write_text("<|endoftext|>\n".join(whole))
+        return set(texts(folder / "a.txt"))
+
+    assert pieces([*before, *after]) <= pieces([*before, *more, *after])
