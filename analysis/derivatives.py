@@ -14,7 +14,11 @@ from analysis.newton import Index
 from analysis.objectives import Penalty
 from analysis.problem import Problem
 
-LOWER = np.tril_indices(6, -1)
+LETTER, FEATURE = np.array([0, 1, 2, 0, 1, 3]), np.array([0, 0, 0, 1, 2, 0])
+"""Coordinate by coordinate: which of p, q, e, r it acts through, times which of 1, -ln N, -ln D."""
+PAIR = np.array([[0, 1, 2, 6], [1, 3, 4, 7], [2, 4, 5, 8], [6, 7, 8, 9]])[LETTER[:, None], LETTER]
+PRODUCT = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])[FEATURE[:, None], FEATURE]
+"""Likewise for two coordinates: which second derivative, times which product of features."""
 BLOCK = 2**14
 """Numbers an array may hold while it is worked on: some thirty of them stay in cache."""
 
@@ -88,69 +92,53 @@ def _block(
     g = slopes(problem, points, coupled=coupled)
     value, slope, curvature = penalty(g.predicted, measured)
     slope, curvature = weights * slope, weights * curvature
-    by = {"p": slope * g.p, "q": slope * g.q, "e": slope * g.e}
-    w = _curvatures(g, by, curvature - slope)
+    by = [slope * g.p, slope * g.q, slope * g.e]
+    second = _curvatures(g, by, curvature - slope)
     if g.r is not None:
-        _couple(w, g, by, slope, curvature - slope, points[:, 5, None].astype(slope.dtype))
-        by["r"] = slope * g.r
-    return (weights * value).sum(axis=1), _gradient(by, problem), _hessian(w, problem)
+        k = points[:, 5, None].astype(slope.dtype)
+        second += _couplings(second, g, by, slope, curvature - slope, k)
+        by.append(slope * g.r)
+    gradient, hessian = np.zeros((len(points), 6)), np.zeros((len(points), 6, 6))
+    fitted = 6 if coupled else 5
+    gradient[:, :fitted] = _moments(by, problem)[LETTER[:fitted], :, FEATURE[:fitted]].T
+    pairs = _moments(second, problem)[PAIR[:fitted, :fitted], :, PRODUCT[:fitted, :fitted]]
+    hessian[:, :fitted, :fitted] = pairs.transpose(2, 0, 1)
+    return (weights * value).sum(axis=1), gradient, hessian
 
 
-def _curvatures(g: Slopes, by: dict[str, Array], excess: Array) -> dict[str, Array]:
-    """Second derivatives by (ln A, ln B, ln E), run by run, where k is 1: (r, n) each.
+def _moments(parts: list[Array], problem: Problem) -> Array:
+    """Sums over runs of each part times each feature: (parts, r, features)."""
+    stacked = np.stack(parts)
+    return (stacked.reshape(-1, stacked.shape[2]) @ problem.features).reshape(
+        len(parts), -1, problem.features.shape[1]
+    )
+
+
+def _curvatures(g: Slopes, by: list[Array], excess: Array) -> list[Array]:
+    """Second derivatives pp, pq, pe, qq, qe, ee, run by run, where k is 1: (r, n) each.
 
     ln T is a logarithm of a sum of exponentials: its Hessian is diag(g) - g g'.
     """
     to_p, to_q = excess * g.p, excess * g.q
-    return {
-        "pp": to_p * g.p + by["p"], "qq": to_q * g.q + by["q"], "pq": to_p * g.q,
-        "pe": to_p * g.e, "qe": to_q * g.e, "ee": excess * g.e * g.e + by["e"],
-    }  # fmt: skip
+    return [
+        to_p * g.p + by[0], to_p * g.q, to_p * g.e,
+        to_q * g.q + by[1], to_q * g.e, excess * g.e * g.e + by[2],
+    ]  # fmt: skip
 
 
-def _couple(
-    w: dict[str, Array], g: Slopes, by: dict[str, Array], slope: Array, excess: Array, k: Array
-) -> None:
-    """Add what k other than 1 brings to `w`, and the second derivatives by k."""
+def _couplings(
+    second: list[Array], g: Slopes, by: list[Array], slope: Array, excess: Array, k: Array
+) -> list[Array]:
+    """Second derivatives pr, qr, er, rr; and what k other than 1 brings to `second`, in place."""
     assert g.r is not None
     assert g.share_n is not None
     assert g.reducible is not None
-    more = k - 1
-    by_share = by["p"] * g.share_n
-    w["pq"] += more * (by["p"] - by_share)
-    w["pp"] += more * by_share
-    w["qq"] += more * (by["q"] - by["q"] * g.share_n)
+    more, by_share = k - 1, by[0] * g.share_n
+    second[0] += more * by_share
+    second[1] += more * (by[0] - by_share)
+    second[3] += more * (by[1] - by[1] * g.share_n)
     to_r, turn = excess * g.r, g.reducible + 1 / k
-    w["rr"] = (to_r + slope * g.reducible) * g.r
-    w["pr"] = to_r * g.p + by["p"] * turn
-    w["qr"] = to_r * g.q + by["q"] * turn
-    w["er"] = to_r * g.e
-
-
-def _gradient(by: dict[str, Array], problem: Problem) -> Array:
-    gradient = np.zeros((len(by["p"]), 6))
-    gradient[:, (0, 3)] = by["p"] @ problem.powers_n[:, :2]
-    gradient[:, (1, 4)] = by["q"] @ problem.powers_d[:, :2]
-    gradient[:, 2] = by["e"].sum(axis=1)
-    if "r" in by:
-        gradient[:, 5] = by["r"].sum(axis=1)
-    return gradient
-
-
-def _hessian(w: dict[str, Array], problem: Problem) -> Array:
-    """Weighted moments of the features 1, -n, -d, one matrix product a pair of parts."""
-    n, d, both = problem.powers_n, problem.powers_d, problem.powers_both
-    a, b, e, alpha, beta, k = range(6)
-    h = np.zeros((len(w["pp"]), 6, 6))
-    h[:, a, a], h[:, a, alpha], h[:, alpha, alpha] = (w["pp"] @ n).T
-    h[:, b, b], h[:, b, beta], h[:, beta, beta] = (w["qq"] @ d).T
-    h[:, a, b], h[:, b, alpha], h[:, a, beta], h[:, alpha, beta] = (w["pq"] @ both).T
-    h[:, a, e], h[:, e, alpha] = (w["pe"] @ n[:, :2]).T
-    h[:, b, e], h[:, e, beta] = (w["qe"] @ d[:, :2]).T
-    h[:, e, e] = w["ee"].sum(axis=1)
-    if "rr" in w:
-        h[:, a, k], h[:, alpha, k] = (w["pr"] @ n[:, :2]).T
-        h[:, b, k], h[:, beta, k] = (w["qr"] @ d[:, :2]).T
-        h[:, e, k], h[:, k, k] = w["er"].sum(axis=1), w["rr"].sum(axis=1)
-    h[:, LOWER[0], LOWER[1]] = h[:, LOWER[1], LOWER[0]]
-    return h
+    return [
+        to_r * g.p + by[0] * turn, to_r * g.q + by[1] * turn, to_r * g.e,
+        (to_r + slope * g.reducible) * g.r,
+    ]  # fmt: skip

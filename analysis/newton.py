@@ -96,7 +96,7 @@ class _Standing:
         self.gradients[won], self.hessians[won] = gradient[better], hessian[better]
         damping = self.damping[active]
         undamped = damping < 1e-1  # a small step under heavy damping says nothing
-        damping = np.where(better, np.maximum(damping * 0.1, 1e-12), damping * 10)
+        damping = np.where(better, np.maximum(damping * 0.2, 1e-12), damping * 10)
         self.damping[active] = damping
         return (small & undamped) | (damping > STALLED)
 
@@ -116,13 +116,12 @@ def _held(
 
 
 def _step(gradient: Array, hessian: Array, damping: Array) -> Array:
-    diagonal = np.abs(np.einsum("rii->ri", hessian))
+    diagonal = np.abs(np.diagonal(hessian, axis1=1, axis2=2))
     diagonal = np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300)
-    scale = 1 / np.sqrt(diagonal)
-    scaled = hessian * scale[:, :, None] * scale[:, None, :]
-    scaled += damping[:, None, None] * np.eye(gradient.shape[1])
-    step = -scale * np.linalg.solve(scaled, (scale * gradient)[:, :, None])[:, :, 0]
-    uphill = np.einsum("ri,ri->r", step, gradient) > 0
+    damped, every = hessian.copy(), np.arange(gradient.shape[1])
+    damped[:, every, every] += damping[:, None] * diagonal
+    step = -np.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
+    uphill = (step * gradient).sum(axis=1) > 0
     step[uphill] *= -1  # an indefinite Hessian: its way down is the other way
     longest = np.abs(step).max(axis=1, keepdims=True)
     return step * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))

@@ -41,20 +41,10 @@ class Problem:
         )  # fmt: skip
 
     @cached_property
-    def powers_n(self) -> Array:
-        """Features whose moments make a Hessian: 1, -ln N, its square: (n, 3)."""
-        return np.stack([np.ones_like(self.log_params), -self.log_params, self.log_params**2], 1)
-
-    @cached_property
-    def powers_d(self) -> Array:
-        """1, -ln D, its square: (n, 3)."""
-        return np.stack([np.ones_like(self.log_tokens), -self.log_tokens, self.log_tokens**2], 1)
-
-    @cached_property
-    def powers_both(self) -> Array:
-        """1, -ln N, -ln D, their product: (n, 4)."""
-        n, d = self.log_params, self.log_tokens
-        return np.stack([np.ones_like(n), -n, -d, n * d], 1)
+    def features(self) -> Array:
+        """1, -ln N, -ln D and their products, whose moments make derivatives: (n, 6)."""
+        n, d = -self.log_params, -self.log_tokens
+        return np.stack([np.ones_like(n), n, d, n * n, n * d, d * d], axis=1)
 
     def single(self, stride: int = 1) -> "Problem":
         """Every `stride`-th run in single precision: enough on the way, and twice as fast."""
