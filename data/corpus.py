@@ -149,6 +149,12 @@ class Corpus:
         """Tokens to train on."""
         return self.train.tokens
 
+    def tokens_per_epoch(self, context_length: int) -> int:
+        """Training tokens that a run sees before it repeats: those in whole windows."""
+        return context_length * sum(
+            whole_windows(shard.tokens, context_length) for shard in self.train.shards
+        )
+
     @property
     def held_out_tokens(self) -> int:
         """Tokens to evaluate on."""
@@ -227,6 +233,11 @@ class Corpus:
             raise CorpusError(
                 *(f"{fault}. Delete {self.folder} and prepare it again." for fault in faults)
             )
+
+
+def whole_windows(tokens: int, context_length: int) -> int:
+    """Windows in a shard, leaving room to shift them all by up to `context_length` tokens."""
+    return max(tokens // context_length - 1, 0)
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:

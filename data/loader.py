@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.corpus import Corpus, SplitName
+from data.corpus import Corpus, SplitName, whole_windows
 from data.errors import CorpusError
 
 Batch = NDArray[np.int64]
@@ -35,10 +35,11 @@ class Windows:
         self.context_length = context_length
         self._files = corpus.shard_files(split)
         self._dtype = corpus.dtype
-        self.sizes = np.array([tokens for _, tokens in self._files], np.int64)
+        sizes = [tokens for _, tokens in self._files]
+        self.sizes = np.array(sizes, np.int64)
         """Tokens in each shard."""
-        self.counts = np.maximum(self.sizes // context_length - 1, 0)
-        """Windows in each, leaving room to shift them all by up to `context_length`."""
+        self.counts = np.array([whole_windows(size, context_length) for size in sizes], np.int64)
+        """Windows in each."""
 
     def places(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of windows by number: the shard of each and the token in it at which it starts."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data.corpus import Corpus
+from data.loader import Loader, held_out
 from data.prepare import prepare
 from tuner.config import Sweep
 
@@ -24,3 +25,15 @@ def of(sweep: Sweep, folder: Path) -> Corpus:
         max_bytes=data.max_bytes,
         text_column=data.text_column,
     )
+
+
+def check(sweep: Sweep, corpus: Corpus) -> None:
+    """Make sure that every trial of `sweep` gets a batch to train on and text to be judged on.
+
+    Raises:
+        CorpusError: the corpus is shorter than one batch, or held-out text leaves no error.
+    """
+    context, sizes = sweep.shapes.context_length, sweep.training.batch_size
+    largest = sizes if isinstance(sizes, int) else max(sizes)
+    Loader(corpus, context, largest, seed=0)
+    held_out(corpus, context, largest, sweep.data.held_out_tokens)

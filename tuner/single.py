@@ -73,10 +73,12 @@ def task(
     trial = space.trial(sweep, question, corpus.vocab_size)
     if trial.steps < 1:
         raise ConfigError(f"--budget {budget:g}: buys no whole step at --size {size}; raise it")
-    if trial.tokens > corpus.train_tokens and not sweep.data.allow_repeats:
+    corpora.check(sweep, corpus)
+    once = corpus.tokens_per_epoch(sweep.shapes.context_length)
+    if trial.tokens > once and not sweep.data.allow_repeats:
         raise ConfigError(
             f"--budget {budget:g}: {trial.tokens:,} tokens, {sweep.data.source} has "
-            f"{corpus.train_tokens:,}; lower it, or -s data.allow_repeats=true"
+            f"{once:,}; lower it, or -s data.allow_repeats=true"
         )
     steps = _report_steps(trial, reports or _affordable(trial, sweep.data.held_out_tokens))
     return Task(sweep=sweep, corpus=corpus, folder=folder, trial=replace(trial, report_steps=steps))

@@ -69,16 +69,11 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         write(sweep, folder)
         ledger = Ledger(folder / "ledger.db")
         corpus = corpora.of(sweep, folder.parent) if sweep.backend == "train" else None
+        most = _most_tokens(sweep, corpus)  # refuses before anything is settled
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
         counted = plan.plan(sweep, provenance.vocab_size)
-        if corpus is not None:
-            plan.check_corpus(sweep, counted, corpus.train_tokens)
-        endless = corpus is None or sweep.data.allow_repeats
-        engine = Engine(
-            sweep, ledger, studies, cap=counted.cap,
-            max_tokens=math.inf if endless else corpus.train_tokens,
-        )  # fmt: skip
+        engine = Engine(sweep, ledger, studies, cap=counted.cap, max_tokens=most)
         with _ray(sweep, address):
             job = Job(
                 sweep=sweep,
@@ -114,6 +109,16 @@ def write(sweep: Sweep, folder: Path) -> None:
             raise ConfigError(f"{path}: the folder holds another sweep; name another with --dir")
     path.write_text(tomli_w.dumps(sweep.model_dump(mode="json", exclude_none=True)))
     (folder / "plan.json").write_text(json.dumps(plan.plan(sweep).to_dict(), indent=1) + "\n")
+
+
+def _most_tokens(sweep: Sweep, corpus: Corpus | None) -> float:
+    """Tokens that a trial may see: those of one epoch, unless it may repeat them."""
+    if corpus is None:
+        return math.inf
+    corpora.check(sweep, corpus)
+    once = corpus.tokens_per_epoch(sweep.shapes.context_length)
+    plan.check_corpus(sweep, plan.plan(sweep, corpus.vocab_size), once)
+    return math.inf if sweep.data.allow_repeats else once
 
 
 @contextmanager

@@ -54,13 +54,14 @@ def test_permute_needs_no_memory_for_a_huge_corpus():
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
 @pytest.mark.parametrize("shard_tokens", [1 << 20, 1000])
 def test_an_epoch_reads_every_window_once(tmp_path, batch_size, shard_tokens):
-    loader = Loader(counting_corpus(tmp_path, shard_tokens=shard_tokens), 16, batch_size, seed=3)
+    corpus = counting_corpus(tmp_path, shard_tokens=shard_tokens)
+    loader = Loader(corpus, 16, batch_size, seed=3)
     windows = loader.tokens_per_epoch // 16
     steps = -(-3 * windows // batch_size)
     starts = np.concatenate([loader.batch(step)[:, 0] for step in range(steps)])
     for epoch in range(3):
         assert len(set(starts[epoch * windows : (epoch + 1) * windows].tolist())) == windows
-    assert loader.tokens_per_epoch <= 10_000
+    assert loader.tokens_per_epoch == corpus.tokens_per_epoch(16) <= 10_000
     assert loader.tokens_per_epoch > 10_000 - 2 * 16 * (10_000 // shard_tokens + 1)
 
 
