@@ -72,6 +72,7 @@ def train(
     Example: isoflop train tuner/sweeps/smoke.toml --size 1x32 --budget 1e10 --learning-rate 0.02
     """
     from tuner import single
+    from tuner.backends.contract import AttemptError
     from tuner.config import load
 
     sweep = load(sweep_file, settings or ())
@@ -88,6 +89,9 @@ def train(
         done = f"step {last.step:,}" if last else "the beginning"
         talk.print(f"interrupted; the same command goes on from {done}", markup=False)
         raise typer.Exit(INTERRUPTED) from None
+    except AttemptError as error:
+        talk.print(f"isoflop: {error}. Take a smaller --size or training.batch_size", markup=False)
+        raise typer.Exit(INCOMPLETE) from None
     assert last is not None
     _print_facts(_model_facts(last, task), as_json)
     if last.diverged:

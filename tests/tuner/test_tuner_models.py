@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from model.recipe import Schedule
 from model.transformer import BasicsTransformerLM
 from tuner import single
+from tuner.backends.contract import OutOfMemoryError
 from tuner.cli import app
 from tuner.config import ConfigError, load
 
@@ -191,6 +192,17 @@ def test_ctrl_c_says_how_to_go_on(sweep_file, tmp_path, monkeypatch):
     result = isoflop("train", sweep_file, *ASKED, "--dir", tmp_path / "m")
     assert result.exit_code == 130
     assert "interrupted; the same command goes on from the beginning" in result.stderr
+
+
+def test_too_little_memory_is_told(sweep_file, tmp_path, monkeypatch):
+    def large(task, on_step):
+        raise OutOfMemoryError(4)
+        yield
+
+    monkeypatch.setattr(single, "train", large)
+    result = isoflop("train", sweep_file, *ASKED, "--dir", tmp_path / "m")
+    assert result.exit_code == 1
+    assert "isoflop: out of memory at 4 sequences at once. Take a smaller" in result.stderr
 
 
 def test_another_question_in_the_same_folder_is_refused(sweep_file, trained):
