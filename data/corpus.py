@@ -22,7 +22,7 @@ from data.tokenizer import Tokenizer, Tokens
 __all__ = ["Corpus", "CorpusError", "Shard", "Split"]
 
 META = "meta.json"
-FORMAT = 4
+FORMAT = 5
 """Version of the folder's layout; another one is prepared anew."""
 
 ENDS = np.dtype("<i8")

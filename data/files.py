@@ -35,17 +35,23 @@ class Document:
     text: str
     """Always encodable as UTF-8."""
     repaired: bool
-    """It held bytes or code units that are no UTF-8; each became U+FFFD."""
+    """It held zeros, or bytes or code units that are no UTF-8; each became U+FFFD."""
 
 
 def document(text: str) -> Document:
-    """A document of `text`, whose lone surrogates (undecodable bytes) become U+FFFD."""
+    """A document of `text`, whose lone surrogates (undecodable bytes) and zeros become U+FFFD.
+
+    No text holds a zero then: as a byte it separates documents.
+    """
+    repaired = "\0" in text
+    if repaired:
+        text = text.replace("\0", "\ufffd")
     try:
         text.encode()
     except UnicodeEncodeError:
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return Document(text, repaired=True)
-    return Document(text, repaired=False)
+        repaired = True
+    return Document(text, repaired)
 
 
 def is_binary(path: Path) -> bool:

@@ -219,7 +219,7 @@ def _write(
         writer.add(document.tokens, document.text_bytes)
         repaired += document.repaired
         advance(document.text_bytes)
-    note = f"{repaired} documents held bytes that are not UTF-8; each such byte became U+FFFD."
+    note = f"{repaired} documents held bytes that are zero or not UTF-8; each became U+FFFD."
     return Corpus(
         folder=folder,
         source="",

@@ -147,6 +147,8 @@ class BytePairs:
         from tokenizers import Tokenizer as Model  # noqa: PLC0415  only BPE needs the package
 
         model = Model.from_str(serialized)
+        # A document that spells the separator out does not end there.
+        model.encode_special_tokens = True
         name = f"bpe:{model.get_vocab_size()}"
         return cls(name=name, serialized=serialized, model=model)
 

@@ -215,7 +215,7 @@ def test_broken_utf8_is_replaced_and_told(tmp_path, write_documents):
     (folder / "latin1.txt").write_bytes("naïve café".encode("latin-1") * 50)
     corpus = prepare(str(folder), tmp_path / "corpora")
     assert corpus.notes == (
-        "1 documents held bytes that are not UTF-8; each such byte became U+FFFD.",
+        "1 documents held bytes that are zero or not UTF-8; each became U+FFFD.",
     )
     texts = documents(corpus, "train") + documents(corpus, "held_out")
     assert "na\ufffdve caf\ufffd".encode() * 50 in texts
@@ -245,6 +245,19 @@ def test_bpe_is_trained_on_the_training_documents_alone(tmp_path, write_document
     corpus = prepare(str(folder), tmp_path / "c", tokenizer="bpe:400", held_out_share=0.1)
     assert rare in corpus.decode(np.concatenate(corpus.arrays("held_out")))
     assert len(corpus.encode(rare)) == len(rare)
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "bpe:400"])
+def test_no_document_holds_a_separator(tmp_path, tokenizer):
+    """Neither a zero in a text nor `<|endoftext|>` within a line ends a document."""
+    lines = [{"text": f"{n} says \0 and <|endoftext|> in passing " * 3} for n in range(80)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    corpus = prepare(str(tmp_path / "a.jsonl"), tmp_path, tokenizer=tokenizer, held_out_share=0.2)
+    for split in ("train", "held_out"):
+        separators = np.flatnonzero(np.concatenate(corpus.arrays(split)) == 0)
+        assert np.array_equal(corpus.document_ends(split), separators + 1)
+    text = corpus.decode(corpus.arrays("train")[0][: corpus.document_ends("train")[0] - 1])
+    assert text in {line["text"].replace("\0", "\ufffd") for line in lines}
 
 
 def test_bpe_is_the_same_every_time(tmp_path, text_folder):

@@ -44,7 +44,7 @@ def broken(text, tmp_path):
 def test_broken_utf8_trains_and_is_told(broken, tmp_path):
     prepared = json.loads(isoflop("data", "prepare", broken, "--dir", tmp_path, "--json").stdout)
     assert prepared["notes"] == [
-        "100 documents held bytes that are not UTF-8; each such byte became U+FFFD."
+        "100 documents held bytes that are zero or not UTF-8; each became U+FFFD."
     ]
     assert json.loads(train(tmp_path, broken).stdout)["loss"] > 0
 
