@@ -187,12 +187,13 @@ def _loss_warnings(source: Fit | None, best: Fit) -> list[str]:
 
 def _rate_warnings(runs: Runs, shape: ProposedShape | None) -> list[str]:
     """What the learning rate is a rate of, where the runs scaled theirs by width."""
-    if set(runs.table.get("parametrization", ())) != {"mup"}:
+    names = set(runs.table.get("parametrization", ()))
+    if names not in ({"mup"}, {"completep"}):
         return []
     scale = "16 / d_model" if shape is None else f"16 / {shape.d_model} = {16 / shape.d_model:.3g}"
     return [
-        "the learning rate is that of embeddings, gains and biases (mup parametrization): hidden "
-        f"matrices and the head train at {scale} times it"
+        "the learning rate is that of embeddings, gains and biases "
+        f"({names.pop()} parametrization): hidden matrices and the head train at {scale} times it"
     ]
 
 

@@ -57,7 +57,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     *_columns(
         "text", "", schedule="shape of the rate after warm-up", optimizer="name",
-        parametrization="of rates over width: mup (matrices at 16 / d_model) or standard",
+        parametrization="of rates: mup (matrices at 16 / d_model), completep (depth too), standard",
         dtype="of matmuls", backend="what spent the FLOPs",
     ),
     # A float, because a trial may pass 2**63; steps, batch and flops_per_token give it exactly.

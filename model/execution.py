@@ -5,6 +5,8 @@ Needs no torch.
 
 from dataclasses import dataclass
 
+from model.speed import Attention
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
@@ -16,6 +18,8 @@ class Execution:
     batch's parts are added up. None takes the whole batch."""
     recompute: bool = False
     """Keep a block's input alone and compute the block again on the way back."""
+    attention: Attention = "fused"
+    """torch's kernel, or scores written down; the gradient that is written out has its own."""
     compiled: bool = False
     """Let `torch.compile` have the model; not worth its time for small runs on a CPU."""
 

@@ -1,11 +1,11 @@
 """A batch's mean loss and its gradient, by the fastest way that model, device and dtype allow."""
 
-import time
 from collections.abc import Callable
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from model.backprop import Backprop, derived
@@ -13,7 +13,6 @@ from model.execution import Execution
 from model.optim import AdamW
 from model.precision import onednn, onednn_keeps_float32
 from model.recipe import Recipe
-from model.shape import Shape
 from model.transformer import BasicsTransformerLM
 
 Gradient = Callable[[Tensor], Tensor]
@@ -33,12 +32,14 @@ class Autograd:
         model: nn.Module,
         optimizer: AdamW,
         dtype: torch.dtype,
-        device: torch.device,
+        execution: Execution,
         micro_batch_size: int,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
-        self.precision = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        kind = torch.device(execution.device).type
+        self.precision = torch.autocast(kind, dtype, enabled=dtype != torch.float32)
+        self.explicit = execution.attention == "explicit"
         self.micro_batch_size = micro_batch_size
         for weight, place in zip(optimizer.parameters, optimizer.gradients, strict=True):
             weight.grad = place  # so that torch adds up where the optimizer reads
@@ -52,11 +53,14 @@ class Autograd:
 
     def _add(self, tokens: Tensor, share: float) -> Tensor:
         """Add a part's gradient; its share of the loss."""
-        with self.precision:
+        with self.precision, self._attention():
             logits = self.model(tokens[:, :-1])
         loss = share * cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         return loss.detach()
+
+    def _attention(self) -> AbstractContextManager[object]:
+        return sdpa_kernel(SDPBackend.MATH) if self.explicit else nullcontext()
 
 
 class InParts:
@@ -99,7 +103,7 @@ def gradient(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Exec
         model.recompute = execution.recompute
     if execution.compiled:
         model.compile()
-    return Autograd(model, optimizer, getattr(torch, recipe.dtype), device, micro_batch_size)
+    return Autograd(model, optimizer, getattr(torch, recipe.dtype), execution, micro_batch_size)
 
 
 def _written_out(
@@ -123,38 +127,3 @@ def _written_out(
             return backprop(tokens)
 
     return through_onednn
-
-
-def probe(
-    shape: Shape, batch_size: int, device: str = "cpu", seconds: float = 1.0
-) -> Literal["float32", "bfloat16"]:
-    """The dtype in which a training step of `shape` is fastest here: run it once a sweep.
-
-    Times blocks of gradients in both for about `seconds` after a warm-up and takes the lower
-    minimum, float32 unless bfloat16 gains a tenth. A CPU without bfloat16 units is not timed.
-    """
-    place = torch.device(device)
-    if place.type == "cpu" and onednn_keeps_float32():
-        return "float32"
-    with torch.random.fork_rng(devices=[]):
-        model = BasicsTransformerLM.from_shape(shape).to(place)
-        size = (batch_size, shape.context_length + 1)
-        tokens = torch.randint(shape.vocab_size, size, device=place)
-    fastest: dict[str, float] = {}
-    for dtype in ("float32", "bfloat16"):
-        recipe = Recipe(learning_rate=1.0, batch_size=batch_size, dtype=dtype)
-        optimizer = AdamW(model, recipe, shape.d_model)
-        call = gradient(model, optimizer, recipe, Execution(device=device))
-        fastest[dtype] = _fastest(call, tokens, seconds / 2)
-    return "bfloat16" if fastest["bfloat16"] < 0.9 * fastest["float32"] else "float32"
-
-
-def _fastest(call: Gradient, tokens: Tensor, seconds: float) -> float:
-    """Seconds of the fastest call that fits in `seconds`, the first two not counted."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        begin = time.perf_counter()
-        call(tokens).item()  # waits for the device
-        times.append(time.perf_counter() - begin)
-    return min(times[2:])

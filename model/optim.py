@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.parametrization import BASE_WIDTH, Group, groups, multiplier
+from model.parametrization import BASE_WIDTH, Group, groups, multiplier, share
 from model.recipe import Recipe
+from model.shape import Shape
 
 ORDER: tuple[Group, ...] = ("embedding", "vector", "head", "hidden")
 """Layout of the buffer: groups of one rate lie together, those that Muon takes at the end."""
@@ -44,9 +45,13 @@ class AdamW:
     takes: tuple[Group, ...] = ORDER
     """Groups that AdamW's rule moves: the first of `ORDER`."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, d_model: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, shape: Shape) -> None:
         kinds = groups(model)
-        named = sorted(model.named_parameters(), key=lambda item: ORDER.index(kinds[item[0]]))
+        shares = {n: share(n, recipe.parametrization, shape.num_layers) for n in kinds}
+        named = sorted(
+            model.named_parameters(),
+            key=lambda item: (ORDER.index(kinds[item[0]]), shares[item[0]]),
+        )
         self.names = [name for name, _ in named]
         self.parameters = [weight for _, weight in named]
         self.weights = torch.cat([weight.detach().reshape(-1) for weight in self.parameters])
@@ -58,7 +63,8 @@ class AdamW:
         for weight, view in zip(self.parameters, self._views(self.weights), strict=True):
             weight.data = view
         self.gradients = self._views(self.gradient)
-        self._spans = self._divide([kinds[name] for name, _ in named], d_model)
+        self.shares = [shares[name] for name in self.names]
+        self._spans = self._divide([kinds[name] for name in self.names], shape.d_model)
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
         """`buffer` cut into the shapes of the weights."""
@@ -67,16 +73,22 @@ class AdamW:
 
     def _divide(self, kinds: list[Group], d_model: int) -> list[_Span]:
         """The buffers cut where rate or decay changes."""
-        settings: dict[tuple[float, float], int] = {}
-        for kind, weight in zip(kinds, self.parameters, strict=True):
+        lengths: list[int] = []
+        settings: list[tuple[float, float]] = []
+        for kind, part, weight in zip(kinds, self.shares, self.parameters, strict=True):
             if kind not in self.takes:
                 break
-            scale = multiplier(kind, self.recipe.parametrization, d_model)
-            decay = self.recipe.weight_decay if kind in ("hidden", "head") else 0.0
-            settings[scale, decay] = settings.get((scale, decay), 0) + weight.numel()
-        taken = sum(settings.values())
+            scale = part * multiplier(kind, self.recipe.parametrization, d_model)
+            # Decay goes by the rate without the share, as if the factor were apart.
+            decay = self.recipe.weight_decay / part if kind in ("hidden", "head") else 0.0
+            if settings and settings[-1] == (scale, decay):
+                lengths[-1] += weight.numel()
+            else:
+                settings.append((scale, decay))
+                lengths.append(weight.numel())
+        taken = sum(lengths)
         buffers = (b[:taken] for b in (self.weights, self.gradient, self.moment1, self.moment2))
-        pieces = zip(*(buffer.split(list(settings.values())) for buffer in buffers), strict=True)
+        pieces = zip(*(buffer.split(lengths) for buffer in buffers), strict=True)
         return [
             _Span(weights=w, gradient=g, moment1=m, moment2=v, rate=rate, decay=decay)
             for (w, g, m, v), (rate, decay) in zip(pieces, settings, strict=True)
@@ -117,6 +129,10 @@ class AdamW:
             tensor.copy_(state[name])
 
 
+_Kind = tuple[int, int, float]
+"""Rows, columns and share of a matrix: those alike move together."""
+
+
 class Muon(AdamW):
     """Muon for the blocks' matrices, AdamW for the rest.
 
@@ -128,36 +144,42 @@ class Muon(AdamW):
 
     takes = ORDER[:-1]
 
-    def __init__(self, model: nn.Module, recipe: Recipe, d_model: int) -> None:
-        super().__init__(model, recipe, d_model)
+    def __init__(self, model: nn.Module, recipe: Recipe, shape: Shape) -> None:
+        super().__init__(model, recipe, shape)
         kinds = groups(model)
         buffers = (self.weights, self.gradient, self.moment1)
-        rows = zip(self.names, *(self._views(buffer) for buffer in buffers), strict=True)
-        self._matrices: defaultdict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]]
-        self._matrices = defaultdict(list)
-        for name, *views in (row for row in rows if kinds[row[0]] == "hidden"):
-            parts = 3 if name.endswith("in_proj_weight") else 1
-            for weight, gradient, momentum in zip(*(v.chunk(parts) for v in views), strict=True):
-                self._matrices[weight.shape].append((weight, gradient, momentum))
+        views = (self._views(buffer) for buffer in buffers)
+        self._matrices: defaultdict[_Kind, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+        for name, part, *whole in zip(self.names, self.shares, *views, strict=True):
+            if kinds[name] == "hidden":
+                for matrices in zip(*(_matrices(name, view) for view in whole), strict=True):
+                    rows, columns = matrices[0].shape
+                    self._matrices[rows, columns, part].append(matrices)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Move the weights against `gradient` at `rate` times the recipe's rate."""
         super().step(rate)
-        for shape, matrices in self._matrices.items():
+        for (rows, columns, part), matrices in self._matrices.items():
             weights, gradients, momenta = (list(tensors) for tensors in zip(*matrices, strict=True))
             torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
             ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov
             size = rate * self.recipe.learning_rate
             torch._foreach_mul_(weights, 1 - size * self.recipe.weight_decay)
             moves = orthogonal(torch.stack(ahead)).unbind()
-            torch._foreach_add_(weights, moves, alpha=-size * self._scale(*shape))
+            torch._foreach_add_(weights, moves, alpha=-size * part * self._scale(rows, columns))
 
     def _scale(self, rows: int, columns: int) -> float:
         """Size of a step over its rate: that of AdamW's at the width where rates are full."""
         if self.recipe.parametrization == "standard":
             return ADAM_SIZE * math.sqrt(max(rows, columns))
         return ADAM_SIZE * math.sqrt(BASE_WIDTH * max(1.0, rows / columns))
+
+
+def _matrices(name: str, weight: Tensor) -> tuple[Tensor, ...]:
+    """The matrices in a weight: queries, keys and values apart; each of a stack of them."""
+    parts = weight.chunk(3) if name.endswith("in_proj_weight") else (weight,)
+    return tuple(m for part in parts for m in part.reshape(-1, *part.shape[-2:]).unbind())
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -172,6 +194,6 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.transpose(1, 2) if tall else x
 
 
-def optimizer(model: nn.Module, recipe: Recipe, d_model: int) -> AdamW:
+def optimizer(model: nn.Module, recipe: Recipe, shape: Shape) -> AdamW:
     """The optimizer that `recipe` names."""
-    return {"adamw": AdamW, "muon": Muon}[recipe.optimizer](model, recipe, d_model)
+    return {"adamw": AdamW, "muon": Muon}[recipe.optimizer](model, recipe, shape)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
-Parametrization = Literal["mup", "standard"]
+Parametrization = Literal["mup", "standard", "completep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Recipe:
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Rule of the step; "muon" is for the blocks' matrices, with AdamW for the rest."""
     parametrization: Parametrization = "mup"
-    """How first values and rates depend on width."""
+    """How first values and rates depend on width, and with "completep" on depth."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products in training; weights, moments and evaluation are float32."""
     dropout: float = 0.0

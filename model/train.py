@@ -94,7 +94,7 @@ class Training:
         self.batches = batches
         self.flops_per_step = flops_per_step
         self.model = model.to(self.device)
-        self.optimizer = optimizer(self.model, recipe, shape.d_model)
+        self.optimizer = optimizer(self.model, recipe, shape)
         self._evaluate = Evaluation(held_out, held_out_documents, self.device)
         self._gradient = gradient(self.model, self.optimizer, recipe, execution)
         self._random = _generator(for_dropout, execution.device).get_state()

@@ -97,6 +97,11 @@ class Sweep(Section):
             found.append("shapes.per_budget: a grid runs the whole ladder; remove it")
         if not grid and self.grid.tokens:
             found.append('grid.tokens: only a grid reads it; write design = "grid" or remove it')
+        if self.model and self.training.parametrization == "completep":
+            found.append(
+                "training.parametrization: completep knows the shipped decoder's blocks alone; "
+                'write "mup" or "standard" beside a model of your own'
+            )
         if self.backend == "replay" and not self.replay.table:
             found.append('replay.table: missing. Add it, e.g. table = "runs/demo"')
         if found:

@@ -115,8 +115,9 @@ class Training(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    parametrization: Literal["mup", "standard"] = "mup"
-    """Rates of hidden matrices and head scaled by 16 / d_model, or one rate for all."""
+    parametrization: Literal["mup", "standard", "completep"] = "mup"
+    """Rates of hidden matrices and head scaled by 16 / d_model; one rate for all; or, besides, what
+    a block adds scaled by 2 / num_layers."""
     grad_clip: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -1,9 +1,11 @@
-"""Coordinate check: with "mup", what a few steps change is of one size at every width."""
+"""Coordinate check: what a few steps change is of one size at every width, and with "completep" at
+every depth."""
 
 import numpy as np
 import pytest
 import torch
 
+from model.parametrization import BASE_DEPTH
 from model.recipe import Recipe
 from model.shape import Shape
 from model.train import Training
@@ -18,14 +20,14 @@ def batches(step):
     return np.cumsum(rng.integers(0, 3, (8, 33)), axis=1) % 64
 
 
-def outputs(model):
-    """What the modules at `PLACES` give on one fixed batch."""
+def outputs(model, places):
+    """What the modules at `places` give on one fixed batch."""
     seen = {}
     hooks = [
         model.get_submodule(place).register_forward_hook(
             lambda module, inputs, output, place=place: seen.__setitem__(place, output)
         )
-        for place in PLACES
+        for place in places
     ]
     with torch.no_grad():
         model(torch.from_numpy(batches(99)[:, :-1]))
@@ -34,12 +36,12 @@ def outputs(model):
     return seen
 
 
-def changes(width, **choice):
+def changes(width, num_layers=2, places=PLACES, **choice):
     """Root mean square change of each output after the run."""
     run = Training(
         shape=Shape(
             d_model=width,
-            num_layers=2,
+            num_layers=num_layers,
             num_heads=width // 16,
             d_ff=4 * width,
             vocab_size=64,
@@ -59,10 +61,10 @@ def changes(width, **choice):
         seed=1,
         flops_per_step=1,
     )
-    before = outputs(run.model)
+    before = outputs(run.model, places)
     list(run.run())
-    after = outputs(run.model)
-    return {p: (after[p] - before[p]).square().mean().sqrt().item() for p in PLACES}
+    after = outputs(run.model, places)
+    return {p: (after[p] - before[p]).square().mean().sqrt().item() for p in places}
 
 
 @pytest.mark.parametrize(
@@ -77,3 +79,24 @@ def test_change_with_width(parametrization, optimizer, moves):
         sizes = [change[place] for change in by_width]
         spread = max(sizes) / min(sizes)
         assert (spread > 5) if moves else (spread < 1.5), (place, sizes)
+
+
+@pytest.mark.parametrize(
+    "parametrization, moves", [("completep", False), ("mup", True)], ids=["completep", "mup"]
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_change_with_depth(parametrization, optimizer, moves):
+    by_depth = [
+        changes(
+            32, depth, (f"layers.{depth - 1}",), parametrization=parametrization,
+            optimizer=optimizer,
+        )[f"layers.{depth - 1}"]
+        for depth in (2, 4, 8, 16)
+    ]  # fmt: skip
+    spread = max(by_depth) / min(by_depth)
+    assert (spread > 2) if moves else (spread < 1.5), by_depth
+
+
+def test_at_the_base_depth_completep_is_mup():
+    one, other = (changes(32, BASE_DEPTH, parametrization=p) for p in ("mup", "completep"))
+    assert one == other

@@ -9,7 +9,7 @@ import torch
 import model.gradient
 from model.backprop import Backprop
 from model.execution import Execution
-from model.gradient import Autograd, gradient, probe
+from model.gradient import Autograd, gradient
 from model.optim import AdamW
 from model.recipe import Recipe
 from model.shape import Shape
@@ -23,7 +23,7 @@ def way(shape=SHAPE, dtype="float32", **execution):
     torch.manual_seed(1)
     decoder = BasicsTransformerLM.from_shape(shape)
     recipe = dataclasses.replace(RECIPE, dtype=dtype)
-    optimizer = AdamW(decoder, recipe, shape.d_model)
+    optimizer = AdamW(decoder, recipe, shape)
     return gradient(decoder, optimizer, recipe, Execution(**execution)), optimizer
 
 
@@ -58,23 +58,16 @@ def test_variants_go_through_autograd():
     assert isinstance(way(dataclasses.replace(SHAPE, ffn="swiglu"))[0], Autograd)
 
 
-@pytest.mark.parametrize(
-    "float32, bfloat16, chosen", [(1.0, 0.5, "bfloat16"), (1.0, 0.95, "float32"), (1, 2, "float32")]
-)
-def test_the_probe_takes_bfloat16_where_it_gains_a_tenth(monkeypatch, float32, bfloat16, chosen):
-    times = iter((float32, bfloat16))
-    monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: False)
-    monkeypatch.setattr(model.gradient, "_fastest", lambda call, tokens, seconds: next(times))
-    assert probe(SHAPE, 4) == chosen
-
-
-def test_the_probe_times_real_steps(monkeypatch):
-    monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: False)
-    torch.manual_seed(1)
-    assert probe(SHAPE, 4, seconds=0.2) in ("float32", "bfloat16")
-    drawn = torch.rand(3)
-    torch.manual_seed(1)
-    assert torch.equal(drawn, torch.rand(3))
+@pytest.mark.parametrize("variant", [{"ffn": "swiglu"}, {"positions": "rotary"}], ids=str)
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_explicit_attention_has_the_same_gradient(variant, dtype, tolerance):
+    shape = dataclasses.replace(SHAPE, **variant)
+    tokens = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(1))
+    fused, reference = way(shape, dtype)
+    explicit, optimizer = way(shape, dtype, attention="explicit")
+    assert explicit(tokens).item() == pytest.approx(fused(tokens).item(), rel=tolerance)
+    difference = (optimizer.gradient - reference.gradient).norm()
+    assert difference <= tolerance * reference.gradient.norm()
 
 
 @pytest.mark.parametrize("variant", [{}, {"ffn": "swiglu"}], ids=["written out", "autograd"])

@@ -143,7 +143,7 @@ def test_a_step_is_torchs_adamw_after_clipping(parametrization, decay, tied):
         grad_clip=0.7,
     )
     ours, theirs = (fresh(parametrization, tied_head=tied) for _ in range(2))
-    optimizer = AdamW(ours, recipe, SHAPE.d_model)
+    optimizer = AdamW(ours, recipe, SHAPE)
     kinds = groups(theirs)
     reference = torch.optim.AdamW(
         [
@@ -176,8 +176,8 @@ def test_a_step_is_torchs_adamw_after_clipping(parametrization, decay, tied):
 
 
 def test_the_recipe_names_the_optimizer():
-    assert type(optimizer(fresh(), RECIPE, 32)) is AdamW
-    assert type(optimizer(fresh(), dataclasses.replace(RECIPE, optimizer="muon"), 32)) is Muon
+    assert type(optimizer(fresh(), RECIPE, SHAPE)) is AdamW
+    assert type(optimizer(fresh(), dataclasses.replace(RECIPE, optimizer="muon"), SHAPE)) is Muon
 
 
 @pytest.mark.parametrize("rows, columns", [(16, 16), (40, 16), (16, 40)])
@@ -205,7 +205,7 @@ def test_muon_moves_matrices_alone_and_as_far_as_adamw(parametrization):
     models = [fresh(parametrization, d_model=16, num_heads=1) for _ in range(3)]
     start, *moved = models
     for model, name in zip(moved, ("adamw", "muon"), strict=True):
-        chosen = optimizer(model, dataclasses.replace(recipe, optimizer=name), shape.d_model)
+        chosen = optimizer(model, dataclasses.replace(recipe, optimizer=name), shape)
         chosen.gradient.normal_(generator=torch.Generator().manual_seed(1))
         chosen.step(0.5)
     kinds = groups(start)
@@ -217,3 +217,36 @@ def test_muon_moves_matrices_alone_and_as_far_as_adamw(parametrization):
             assert (0.1 if parametrization == "standard" else 0.05) < size < 0.25, name
         else:
             assert torch.equal(adamw, muon), name
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_completep_is_a_factor_before_what_a_block_adds(decay):
+    """In a model that has that factor, weights without it move and shrink the same."""
+    recipe = Recipe(
+        learning_rate=0.02, batch_size=4, parametrization="completep", weight_decay=decay,
+        grad_clip=math.inf,
+    )  # fmt: skip
+    depth, factor = 8, 2 / 8
+    shape = dataclasses.replace(SHAPE, num_layers=depth)
+    ours = fresh("completep", num_layers=depth)
+    apart = {name: w.detach().clone() for name, w in ours.named_parameters()}
+    joining = [n for n in apart if n.endswith(("out_proj.weight", "w2.weight", "w2.bias"))]
+    assert len(joining) == 3 * depth
+    optimizer = AdamW(ours, recipe, shape)
+    for name in joining:
+        apart[name] /= factor
+    theirs = fresh(num_layers=depth)
+    theirs.load_state_dict(apart)
+    plain = AdamW(theirs, dataclasses.replace(recipe, parametrization="mup"), shape)
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        drawn = {name: torch.randn(w.shape, generator=generator) for name, w in apart.items()}
+        for name, gradient in zip(optimizer.names, optimizer.gradients, strict=True):
+            gradient.copy_(drawn[name])
+        for name, gradient in zip(plain.names, plain.gradients, strict=True):
+            gradient.copy_(drawn[name] * (factor if name in joining else 1))
+        optimizer.step(0.5)
+        plain.step(0.5)
+    for name, weight in ours.named_parameters():
+        expected = theirs.get_parameter(name) * (factor if name in joining else 1)
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
