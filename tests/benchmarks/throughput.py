@@ -1,8 +1,9 @@
-"""A training step of ours against a plain nanoGPT-style loop in float32, paired in one process.
+"""A training step of ours against two plain loops in float32, paired in one process.
 
-Both train the same shape on the same tokens with one thread; blocks of steps alternate, and a
-ratio is the median over blocks of theirs / ours in seconds, so that neighbors on the machine weigh
-on both. Prints a table on stderr and one line of JSON on stdout.
+One is nanoGPT's way, one the course's architecture from torch's own modules. All train the same
+shape on the same tokens with one thread; blocks of steps alternate, and a ratio is the median over
+blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. CPU alone: the
+comparison on a GPU is not built. Prints a table on stderr and one line of JSON on stdout.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
 from model.peak import peak_flops
 from model.recipe import Recipe
@@ -72,11 +73,46 @@ class Plain(nn.Module):
         return self.head(self.norm(x))
 
 
-class PlainLoop:
-    """The plain decoder's training: AdamW in two groups, gradient clipping, no set-up shared."""
+class CourseBlock(nn.Module):
+    """A block of the course's decoder: attention by `nn.MultiheadAttention` under a mask."""
 
-    def __init__(self, shape, batch):
-        self.model = Plain(shape)
+    def __init__(self, d, heads, d_ff):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(d, heads, bias=False, batch_first=True)
+        self.ln1, self.ln2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
+        self.w1, self.w2 = nn.Linear(d, d_ff), nn.Linear(d_ff, d)
+
+    def forward(self, x, mask):
+        h = self.ln1(x)
+        x = x + self.attn(h, h, h, attn_mask=mask, need_weights=False, is_causal=True)[0]
+        return x + self.w2(gelu(self.w1(self.ln2(x))))
+
+
+class Course(nn.Module):
+    """The course's decoder, without dropout."""
+
+    def __init__(self, shape):
+        super().__init__()
+        d = shape.d_model
+        self.tokens, self.positions = nn.Embedding(VOCAB, d), nn.Embedding(CONTEXT, d)
+        self.layers = nn.ModuleList(
+            CourseBlock(d, shape.num_heads, shape.d_ff) for _ in range(shape.num_layers)
+        )
+        self.norm, self.head = nn.LayerNorm(d, bias=False), nn.Linear(d, VOCAB, bias=False)
+        self.register_buffer("mask", torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).triu(1))
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        for layer in self.layers:
+            x = layer(x, self.mask)
+        return self.head(self.norm(x))
+
+
+class PlainLoop:
+    """A decoder's plain training: AdamW in two groups, gradient clipping, no set-up shared."""
+
+    def __init__(self, model, batch):
+        self.model = model
         self.batch = torch.from_numpy(batch)
         decayed = [w for w in self.model.parameters() if w.ndim >= 2]
         others = [w for w in self.model.parameters() if w.ndim < 2]
@@ -117,7 +153,7 @@ class OurLoop:
 
 
 def measure(num_layers, d_model, sequences, seconds):
-    """One row: seconds a step of theirs and ours, medians over blocks, and their ratio."""
+    """FLOPs a step, seconds of nanoGPT's and ours, both ratios: medians over blocks."""
     shape = Shape(
         d_model=d_model,
         num_layers=num_layers,
@@ -127,15 +163,17 @@ def measure(num_layers, d_model, sequences, seconds):
         context_length=CONTEXT,
     )
     batch = np.random.default_rng(1).integers(0, VOCAB, (sequences, CONTEXT + 1))
-    plain = PlainLoop(shape, batch)
+    plain, course = (PlainLoop(kind(shape), batch) for kind in (Plain, Course))
     plain.seconds(3)
+    course.seconds(3)
     blocks = 12
-    block = max(2, round(seconds / 2 / blocks / (plain.seconds(5) / 5)))
+    block = max(2, round(seconds / 3 / blocks / (plain.seconds(5) / 5)))
     ours = OurLoop(shape, batch, block, blocks)
-    pairs = [(plain.seconds(block), ours.seconds()) for _ in range(blocks)][1:]
-    theirs, mine = (statistics.median(times) / block for times in zip(*pairs, strict=True))
-    ratio = statistics.median(a / b for a, b in pairs)
-    return shape.flops_per_step(sequences), theirs, mine, ratio
+    rounds = [(plain.seconds(block), course.seconds(block), ours.seconds()) for _ in range(blocks)]
+    theirs, _, mine = (statistics.median(times) / block for times in zip(*rounds[1:], strict=True))
+    over_plain = statistics.median(a / c for a, _, c in rounds[1:])
+    over_course = statistics.median(b / c for _, b, c in rounds[1:])
+    return shape.flops_per_step(sequences), theirs, mine, over_plain, over_course
 
 
 def provenance():
@@ -154,16 +192,18 @@ def main():
     torch.set_num_threads(1)
     peak = peak_flops("float32")
     figures = {"peak_gflops": round(peak / 1e9, 1)}
-    print("shape    batch  plain ms  ours ms  ratio  GFLOP/s    mfu", file=sys.stderr)
+    print("shape    batch  plain ms  ours ms  ratio  course  GFLOP/s    mfu", file=sys.stderr)
     for num_layers, d_model, sequences in ROWS:
-        flops, theirs, mine, ratio = measure(num_layers, d_model, sequences, seconds)
+        flops, theirs, mine, ratio, course = measure(num_layers, d_model, sequences, seconds)
         speed = flops / mine
         print(
             f"{f'{num_layers}x{d_model}':<8} {sequences:>5} {theirs * 1e3:>9.2f}"
-            f" {mine * 1e3:>8.2f} {ratio:>6.2f} {speed / 1e9:>8.1f} {speed / peak:>6.1%}",
+            f" {mine * 1e3:>8.2f} {ratio:>6.2f} {course:>7.2f}"
+            f" {speed / 1e9:>8.1f} {speed / peak:>6.1%}",
             file=sys.stderr,
         )
         figures[f"ratio_d{d_model}"] = round(ratio, 3)
+        figures[f"course_d{d_model}"] = round(course, 3)
         figures[f"mfu_d{d_model}"] = round(speed / peak, 4)
     figures |= dict.fromkeys(("stacked_d16", "stacked_d32", "stacked_d64"))  # not built
     print(json.dumps(figures | provenance()))
