@@ -8,6 +8,7 @@ so an engine built on the same folder after any death goes on where the other st
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
@@ -57,13 +58,17 @@ class Engine:
         )
         self.meter = Meter(sweep, ledger, clock)
         self._repeated: set[tuple[str, int]] = set()
+        # Kept because reading them from the ledger at each ask would take ever longer.
+        self._known: set[str] = set()
+        self._unasked: dict[float, deque[Cell]] = {}
+        self._profiles: dict[float, Profile] = {}
         self._recover()
 
     # --- ask
 
     def ask(self) -> Trial | Nothing:
         """The next trial to start, its FLOPs reserved; or why there is none."""
-        nothing = Nothing.YET if self.ledger.records("running") else Nothing.LEFT
+        nothing = Nothing.YET if self.ledger.has("running") else Nothing.LEFT
         if self.hopeless:
             return nothing
         for record in self.ledger.records("waiting"):
@@ -72,7 +77,7 @@ class Engine:
                 return trial
             if nothing is Nothing.LEFT:  # no running trial will give anything back
                 self._end(record, "failed", "cap: nothing is left for another attempt")
-        if not self.ledger.records("waiting"):
+        if not self.ledger.has("waiting"):
             proposed = self._propose()
             if proposed is not None:
                 return proposed
@@ -81,8 +86,9 @@ class Engine:
     @property
     def hopeless(self) -> str:
         """Why the sweep was given up: the reason of its first failures, if nothing else came."""
-        counts = self.ledger.counts()
-        if counts.get("failed", 0) < HOPELESS or counts.keys() & {"completed", "pruned"}:
+        if self.ledger.has("completed", "pruned"):
+            return ""
+        if self.ledger.counts().get("failed", 0) < HOPELESS:
             return ""
         return self.ledger.records("failed")[0].reason
 
@@ -100,27 +106,36 @@ class Engine:
 
     def _propose(self) -> Trial | None:
         """Enter and start the first cell of the plan, then of its extension, not asked yet."""
-        known = self.ledger.keys()
         for cell in self._cells():
-            if cell.key in known:
-                continue
             flops = space.trial(self.sweep, cell.asked(1.0), self.vocab_size).flops
             if self.ledger.committed() + flops > self.cap or not self.meter.allows(flops):
                 return None
             rate, optuna = self.studies.propose(cell, self._given_rate(cell))
             self.ledger.add(cell.asked(rate), optuna)
+            self._known.add(cell.key)
+            self._profiles.pop(cell.budget, None)
             trial = self.trial(self.ledger.record(cell.key))
             return trial if self._start(trial) else None
         return None
 
     def _cells(self) -> Iterator[Cell]:
-        """Every cell: the plan's, smallest budgets first; then what makes profiles sound."""
+        """The cells not asked yet: the plan's, smallest budgets first; then what makes profiles
+        sound."""
         budgets = space.budgets(self.sweep, self.vocab_size)
         for budget in budgets:
-            yield from space.cells(self.sweep, budget, self._window(budget))
+            yield from self._planned(budget)
         if self.sweep.search.extend and self.sweep.design == "isoflop":
             for budget in budgets:
-                yield from self._extension(budget)
+                yield from (cell for cell in self._extension(budget) if cell.key not in self._known)
+
+    def _planned(self, budget: float) -> Iterator[Cell]:
+        """The plan's cells at a budget that were not asked yet."""
+        if budget not in self._unasked:
+            self._unasked[budget] = deque(space.cells(self.sweep, budget, self._window(budget)))
+        unasked = self._unasked[budget]
+        while unasked and unasked[0].key in self._known:
+            unasked.popleft()
+        yield from unasked
 
     # --- what the sweep has learned
 
@@ -139,10 +154,9 @@ class Engine:
         name = f"extension {budget!r}"
         stands = json.loads(self.ledger.fact(name) or "[]")
         if not any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
-            known = self.ledger.keys()
             offered = space.offered(self.sweep, budget, self.vocab_size)
             wanted = self._profile(budget).wanted(self.sweep, self._possible(budget, offered))
-            stands += [asdict(cell) for cell in wanted if cell.key not in known]
+            stands += [asdict(cell) for cell in wanted if cell.key not in self._known]
             self.ledger.write_fact(name, json.dumps(stands))
         return [Cell.from_dict(fields) for fields in stands]
 
@@ -154,7 +168,10 @@ class Engine:
         return [size for size in sizes if size in able]
 
     def _profile(self, budget: float) -> Profile:
-        return soundness.profile(self.sweep, self.ledger, self.vocab_size, budget)
+        if budget not in self._profiles:
+            found = soundness.profile(self.sweep, self.ledger, self.vocab_size, budget)
+            self._profiles[budget] = found
+        return self._profiles[budget]
 
     def _predicted_n_opt(self, budget: float) -> float | None:
         best = self._best_below(budget)
@@ -267,6 +284,7 @@ class Engine:
 
     def _end(self, record: Record, status: Status, reason: str) -> None:
         self.ledger.settle(record.key, status, reason)
+        self._profiles.pop(record.question.budget, None)
         self._tell(record, status)
 
     def _tell(self, record: Record, status: Status) -> None:
@@ -281,6 +299,7 @@ class Engine:
     def _recover(self) -> None:
         """Bring rungs, studies and reservations to what the ledger says."""
         for record in self.ledger.records():
+            self._known.add(record.key)
             trial = self.trial(record)
             reports = self.ledger.reports(record.key)
             for progress in reports:

@@ -37,6 +37,13 @@ CREATE TABLE IF NOT EXISTS trials (
     device TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX IF NOT EXISTS trials_by_status ON trials (status);
+CREATE TABLE IF NOT EXISTS totals (  -- of all trials: a sum over them would take ever longer
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    reserved TEXT NOT NULL,
+    charged TEXT NOT NULL,
+    seconds REAL NOT NULL
+);
+INSERT OR IGNORE INTO totals VALUES (1, '0', '0', 0);
 CREATE TABLE IF NOT EXISTS reports (
     key TEXT NOT NULL REFERENCES trials(key),
     step INTEGER NOT NULL,
@@ -111,12 +118,14 @@ class Ledger:
         with self._transaction():
             if self.committed() + flops > cap:
                 return False
-            self._db.execute(
-                "UPDATE trials SET status = 'running', reserved = ?, attempts = attempts + 1, "
+            started = self._db.execute(
+                "UPDATE trials SET status = 'running', attempts = attempts + 1, "
                 "started = CASE started WHEN '' THEN ? ELSE started END "
                 "WHERE key = ? AND status = 'waiting'",
-                (str(flops), datetime.now(UTC).isoformat(), key),
+                (datetime.now(UTC).isoformat(), key),
             )
+            if started.rowcount:
+                self._book(key, reserved=flops)
         return True
 
     def report(self, key: str, progress: Progress, device: dict[str, str]) -> None:
@@ -129,15 +138,9 @@ class Ledger:
             )
             if fresh.rowcount:
                 spent = progress.flops - (before.flops if before else 0)
-                record = self.record(key)
+                self._book(key, charged=spent, reserved=-spent)
                 self._db.execute(
-                    "UPDATE trials SET charged = ?, reserved = ?, device = ? WHERE key = ?",
-                    (
-                        str(record.charged + spent),
-                        str(record.reserved - spent),
-                        json.dumps(device),
-                        key,
-                    ),
+                    "UPDATE trials SET device = ? WHERE key = ?", (json.dumps(device), key)
                 )
 
     def charge_again(self, key: str, flops: int, cap: float) -> bool:
@@ -145,18 +148,15 @@ class Ledger:
         with self._transaction():
             if self.committed() + flops > cap:
                 return False
-            charged = self.record(key).charged + flops
-            self._db.execute("UPDATE trials SET charged = ? WHERE key = ?", (str(charged), key))
+            self._book(key, charged=flops)
         return True
 
     def settle(self, key: str, status: Status, reason: str = "", *, lost: int = 0) -> None:
         """End an attempt: charge `lost` FLOPs on top of what was reported, refund the rest."""
         with self._transaction():
-            charged = self.record(key).charged + lost
+            self._book(key, charged=lost, reserved=-self.record(key).reserved)
             self._db.execute(
-                "UPDATE trials SET status = ?, reason = ?, charged = ?, reserved = '0' "
-                "WHERE key = ?",
-                (status, reason, str(charged), key),
+                "UPDATE trials SET status = ?, reason = ? WHERE key = ?", (status, reason, key)
             )
 
     def count_death(self, key: str) -> int:
@@ -167,7 +167,23 @@ class Ledger:
 
     def occupy(self, key: str, seconds: float) -> None:
         """Add to the time a trial occupied its slot."""
-        self._db.execute("UPDATE trials SET seconds = seconds + ? WHERE key = ?", (seconds, key))
+        with self._transaction():
+            self._db.execute(
+                "UPDATE trials SET seconds = seconds + ? WHERE key = ?", (seconds, key)
+            )
+            self._db.execute("UPDATE totals SET seconds = seconds + ?", (seconds,))
+
+    def _book(self, key: str, *, charged: int = 0, reserved: int = 0) -> None:
+        """Add to what a trial and the sweep are charged and have reserved, FLOP."""
+        record = self.record(key)
+        self._db.execute(
+            "UPDATE trials SET charged = ?, reserved = ? WHERE key = ?",
+            (str(record.charged + charged), str(record.reserved + reserved), key),
+        )
+        self._db.execute(
+            "UPDATE totals SET charged = ?, reserved = ?",
+            (str(self.charged() + charged), str(self.reserved() + reserved)),
+        )
 
     # --- reading
 
@@ -178,9 +194,18 @@ class Ledger:
         rows = self._db.execute(f"SELECT * FROM trials {where} ORDER BY number", statuses)
         return [_record(row) for row in rows.fetchall()]
 
-    def keys(self) -> set[str]:
-        """Names of all trials."""
-        return {key for (key,) in self._db.execute("SELECT key FROM trials").fetchall()}
+    def has(self, *statuses: Status) -> bool:
+        """Is any trial in one of the statuses named?"""
+        marks = ", ".join("?" * len(statuses))
+        found = self._db.execute(
+            f"SELECT 1 FROM trials WHERE status IN ({marks}) LIMIT 1", statuses
+        )
+        return found.fetchone() is not None
+
+    def lasts(self) -> dict[str, Progress]:
+        """The latest report of every trial that has one."""
+        rows = self._db.execute("SELECT key, MAX(step), progress FROM reports GROUP BY key")
+        return {key: Progress(**json.loads(text)) for key, _, text in rows.fetchall()}
 
     def record(self, key: str) -> Record:
         """One trial.
@@ -209,24 +234,28 @@ class Ledger:
 
     def committed(self) -> int:
         """FLOPs charged and reserved."""
-        return sum(int(c) + int(r) for c, r in self._spending())
+        charged, reserved = self._db.execute("SELECT charged, reserved FROM totals").fetchone()
+        return int(charged) + int(reserved)
 
     def charged(self) -> int:
         """FLOPs charged."""
-        return sum(int(charged) for charged, _ in self._spending())
+        return int(self._total("charged"))
+
+    def reserved(self) -> int:
+        """FLOPs set aside for running trials."""
+        return int(self._total("reserved"))
 
     def seconds(self) -> float:
         """Slot time of all trials."""
-        (total,) = self._db.execute("SELECT SUM(seconds) FROM trials").fetchone()
-        return total or 0.0
+        return float(self._total("seconds"))
 
     def counts(self) -> dict[str, int]:
         """Trials by status."""
         rows = self._db.execute("SELECT status, COUNT(*) FROM trials GROUP BY status").fetchall()
         return dict(map(tuple, rows))
 
-    def _spending(self) -> list[tuple[str, str]]:
-        return self._db.execute("SELECT charged, reserved FROM trials").fetchall()
+    def _total(self, column: str) -> str:
+        return self._db.execute(f"SELECT {column} FROM totals").fetchone()[0]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -50,7 +50,7 @@ class Meter:
         """Is there time for `flops` more, beside all that runs?"""
         if math.isinf(self._limit):
             return True
-        ahead = sum(record.reserved for record in self._ledger.records("running")) + flops
+        ahead = self._ledger.reserved() + flops
         return self._ledger.seconds() + ahead / self._speed() <= self._limit
 
     def _speed(self) -> float:

@@ -122,13 +122,13 @@ class Profile:
 def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Profile:
     """The profile of `budget` from what was asked and what is completed."""
     records = [r for r in ledger.records() if r.question.budget == budget]
+    lasts = ledger.lasts()
     runs: dict[tuple[Size, int], list[float]] = defaultdict(list)
     trials: list[Trial] = []
     for record in records:
-        last = ledger.last(record.key)
-        if record.status == "completed" and last is not None:
+        if record.status == "completed":
             trials.append(space.trial(sweep, record.question, vocab_size))
-            runs[_cell(trials[-1])].append(last.loss)
+            runs[_cell(trials[-1])].append(lasts[record.key].loss)
     means = {cell: fmean(found) for cell, found in runs.items()}
     losses: dict[Size, float] = {}
     for (size, _), loss in means.items():

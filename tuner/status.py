@@ -1,10 +1,12 @@
 """Where a sweep stands, from its folder alone; and that, shown while it runs. Needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.table import Table
 
+from model.progress import Progress
 from tuner import plan, space
 from tuner.config import ConfigError, Sweep, load
 from tuner.ledger import Ledger, Record
@@ -111,23 +113,25 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     for record in ledger.records():
         by_budget[record.question.budget].append(record)
     planned = {b.budget: b.trials for b in counted.budgets}
-    budgets = tuple(_budget(b, planned[b], records, ledger) for b, records in by_budget.items())
+    lasts = ledger.lasts()
+    budgets = tuple(_budget(b, planned[b], records, lasts) for b, records in by_budget.items())
     records = [record for some in by_budget.values() for record in some]
-    lasts = [ledger.last(record.key) for record in records]
     return SweepStatus(
         name=sweep.name,
         budgets=budgets,
         cap=counted.cap,
         charged=sum(r.charged for r in records),
         reserved=sum(r.reserved for r in records),
-        seconds=sum(last.seconds for last in lasts if last),
+        seconds=sum(last.seconds for last in lasts.values()),
     )
 
 
-def _budget(budget: float, planned: int, records: list[Record], ledger: Ledger) -> BudgetStatus:
+def _budget(
+    budget: float, planned: int, records: list[Record], lasts: Mapping[str, Progress]
+) -> BudgetStatus:
     counts = {name: sum(r.status == name for r in records) for name in _SHOWN}
-    done = [(ledger.last(r.key), r) for r in records if r.status == "completed"]
-    best = min(((p.loss, r) for p, r in done if p), key=lambda pair: pair[0], default=None)
+    done = [(lasts[r.key].loss, r) for r in records if r.status == "completed"]
+    best = min(done, key=lambda pair: pair[0], default=None)
     return BudgetStatus(
         budget=budget,
         planned=max(planned, len(records)),

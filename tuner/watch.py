@@ -16,6 +16,8 @@ from tuner.engine import Engine
 
 EXPORT_EVERY = 2.0
 """Seconds between two writings of the run table; the ledger holds every trial at once."""
+SHOWING_SHARE = 0.02
+"""Most of the driver's time that each of table and status may take: both grow with the sweep."""
 HEARTBEAT_EVERY = 15.0
 """Seconds between two lines where there is no terminal."""
 LIVE_EVERY = 1.0
@@ -39,15 +41,14 @@ class Watcher(Unsaved, Callback):
         self._log = log
         self._console = Console(file=sys.stderr)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._shown = 0.0
-        self._exported = 0.0
+        self._next_showing = 0.0
+        self._next_export = 0.0
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
         """Show the status, now and then."""
-        terminal = self._console.is_terminal
-        if time.monotonic() - self._shown < (LIVE_EVERY if terminal else HEARTBEAT_EVERY):
+        began, terminal = time.monotonic(), self._console.is_terminal
+        if began < self._next_showing:
             return
-        self._shown = time.monotonic()
         standing = status.of(self.engine.sweep, self.engine.ledger)
         if terminal:
             self._live.start()
@@ -56,15 +57,23 @@ class Watcher(Unsaved, Callback):
             self._console.print(standing.line(), highlight=False, soft_wrap=True)
         with self._log.open("a") as log:
             log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {standing.line()}\n")
+        self._next_showing = _next(began, LIVE_EVERY if terminal else HEARTBEAT_EVERY)
 
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
         """Write the run table, unless it was written just now."""
-        if time.monotonic() - self._exported > EXPORT_EVERY:
+        began = time.monotonic()
+        if began > self._next_export:
             self.export()
-            self._exported = time.monotonic()
+            self._next_export = _next(began, EXPORT_EVERY)
 
     def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
         """Leave the terminal as it was."""
         self._live.stop()
+
+
+def _next(began: float, least: float) -> float:
+    """When to do again what began at `began` and is done now."""
+    now = time.monotonic()
+    return now + max(least, (now - began) / SHOWING_SHARE)

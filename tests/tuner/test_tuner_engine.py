@@ -204,6 +204,60 @@ def test_a_cap_cuts_the_sweep_short(small, tmp_path):
     assert (found["status"] == "completed").all()
 
 
+class Unlearned:
+    """Studies that propose by count and forget everything: no Optuna, so a thousand trials a
+    second."""
+
+    vocab_size = 256
+
+    def propose(self, cell, rate):
+        return rate or 0.01 * (1 + cell.number), 0
+
+    def tell(self, *told):
+        pass
+
+    def forget_unknown(self, known):
+        pass
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_cap_that_runs_out_in_the_middle_is_kept_to_the_flop(small, seed):
+    rng = random.Random(seed)
+    sweep = small(search={"trials": 2, "extend": False}, resources={"max_attempts": 3})
+    cap = round(plan.plan(sweep).flops * rng.uniform(0.02, 0.9)) + rng.randrange(1000)
+    ledger = Ledger(Path(":memory:"))
+    engine = Engine(sweep, ledger, Unlearned(), cap=cap)
+    running, spent = {}, 0
+    while True:
+        while len(running) < 16 and not isinstance(trial := engine.ask(), Nothing):
+            last = ledger.last(trial.key)
+            running[trial.key] = [trial, last.step if last else 0, start(engine, trial, Path())]
+        if not running:
+            break
+        key = rng.choice(sorted(running))
+        trial, reached, reports = running[key]
+        if rng.random() < 0.1:  # all up to the next report may have been spent
+            spent += (trial.next_report(reached) - reached) * trial.flops_per_step
+            engine.fail(key, "killed by the test")
+            del running[key]
+        else:
+            progress = next(reports)
+            spent += (progress.step - reached) * trial.flops_per_step
+            running[key][1] = progress.step
+            if not engine.report(key, progress, {}):
+                del running[key]
+        ahead = sum((t.steps - at) * t.flops_per_step for t, at, _ in running.values())
+        assert (ledger.charged(), ledger.reserved()) == (spent, ahead)
+        assert ledger.committed() <= cap
+    asked = {record.key for record in ledger.records()}
+    open_cells = [c for b in sweep.budgets for c in engine._planned(b) if c.key not in asked]
+    if open_cells:  # refused, because it would have passed the cap
+        assert spent + space.trial(sweep, open_cells[0].asked(1.0), 256).flops > cap
+    sums = [sum(getattr(r, name) for r in ledger.records()) for name in ("charged", "reserved")]
+    assert sums == [spent, 0]
+    ledger.close()
+
+
 def test_a_diverged_trial_fails_with_its_place(small, tmp_path):
     engine = engine_in(small(), tmp_path)
     trial = engine.ask()
