@@ -15,6 +15,7 @@ from enum import Enum
 
 from model.progress import Progress
 from tuner import soundness, space
+from tuner.answers import Answers
 from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger, Record, Status
 from tuner.meter import Clock, Meter
@@ -25,6 +26,10 @@ from tuner.space import Cell, Size, Trial
 
 HOPELESS = 6
 """Failed trials after which a sweep without any other ended trial is given up."""
+
+
+Verdict = tuple[Status, str]
+"""How a trial ended, and why."""
 
 
 class Nothing(Enum):
@@ -45,6 +50,7 @@ class Engine:
         *,
         cap: float,
         max_tokens: float = math.inf,
+        answers: Answers | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.sweep = sweep
@@ -52,6 +58,7 @@ class Engine:
         self.studies = studies
         self.cap = cap
         self.max_tokens = max_tokens
+        self.answers = answers
         self.vocab_size = studies.vocab_size
         self.asha = Asha(
             reduction=sweep.pruning.reduction, min_population=sweep.pruning.min_population
@@ -77,9 +84,11 @@ class Engine:
                 return trial
             if nothing is Nothing.LEFT:  # no running trial will give anything back
                 self._end(record, "failed", "cap: nothing is left for another attempt")
-        if not self.ledger.has("waiting"):
+        while not self.ledger.has("waiting"):
             proposed = self._propose()
-            if proposed is not None:
+            if proposed is None:
+                break
+            if not self._recalled(proposed) and self._start(proposed):
                 return proposed
         return nothing
 
@@ -105,7 +114,7 @@ class Engine:
         return True
 
     def _propose(self) -> Trial | None:
-        """Enter and start the first cell of the plan, then of its extension, not asked yet."""
+        """Enter the first cell of the plan, then of its extension, that was not asked yet."""
         for cell in self._cells():
             flops = space.trial(self.sweep, cell.asked(1.0), self.vocab_size).flops
             if self.ledger.committed() + flops > self.cap or not self.meter.allows(flops):
@@ -114,9 +123,22 @@ class Engine:
             self.ledger.add(cell.asked(rate), optuna)
             self._known.add(cell.key)
             self._profiles.pop(cell.budget, None)
-            trial = self.trial(self.ledger.record(cell.key))
-            return trial if self._start(trial) else None
+            return self.trial(self.ledger.record(cell.key))
         return None
+
+    def _recalled(self, trial: Trial) -> bool:
+        """Answer a trial from the record, if that ends it; nothing is charged."""
+        answer = self.answers.find(trial) if self.answers else None
+        if answer is None:
+            return False
+        for told, progress in enumerate(answer.reports, 1):
+            verdict = _ended(trial, progress) or self._cut(trial, progress)
+            if verdict:
+                record = self.ledger.record(trial.key)
+                self.ledger.recall(trial.key, answer.reports[:told], answer.device, *verdict)
+                self._conclude(record, verdict[0])
+                return True
+        return False  # it was pruned once, and would go on now
 
     def _cells(self) -> Iterator[Cell]:
         """The cells not asked yet: the plan's, smallest budgets first; then what makes profiles
@@ -217,7 +239,7 @@ class Engine:
             began: step from which this attempt trains; None if it lost no checkpoint.
         """
         record = self.ledger.record(key)
-        if record.status in ENDED:
+        if record.status != "running":
             return False
         trial = self.trial(record)
         seen = self.ledger.last(key)
@@ -225,14 +247,24 @@ class Engine:
             return self._repeats(record, trial, seen, seen.step if began is None else began)
         self.ledger.report(key, progress, device)
         self.meter.book(key)
-        if self._over(record, trial, progress):
-            return False
+        verdict = _ended(trial, progress) or self._stopped(trial, progress)
+        if verdict:
+            self._end(record, *verdict)
+        return verdict is None
+
+    def _stopped(self, trial: Trial, progress: Progress) -> Verdict | None:
+        """How a trial that could go on ends, if it may not."""
         if self.meter.spent:
-            self._end(record, "failed", "cap: the sweep's time is spent")
-        elif not self._goes_on(trial, progress):
-            share = progress.flops / trial.flops
-            self._end(record, "pruned", f"ASHA at {share:.0%} of the budget")
-        return self.ledger.record(key).status == "running"
+            return "failed", "cap: the sweep's time is spent"
+        return self._cut(trial, progress)
+
+    def _cut(self, trial: Trial, progress: Progress) -> Verdict | None:
+        """How a trial ends that ASHA does not let go on."""
+        group = _group(trial, progress.step)
+        pruning = self.sweep.pruning.enabled
+        if not pruning or self.asha.goes_on(group, trial.key, progress.loss):
+            return None
+        return "pruned", f"ASHA at {progress.flops / trial.flops:.0%} of the budget"
 
     def _repeats(self, record: Record, trial: Trial, seen: Progress, began: int) -> bool:
         """An attempt repeats reports: if its checkpoint is gone, it repeats the training too.
@@ -248,14 +280,6 @@ class Engine:
             return True
         self._end(record, "failed", "cap: its checkpoint is gone, and nothing is left to repeat it")
         return False
-
-    def _over(self, record: Record, trial: Trial, progress: Progress) -> bool:
-        """End the trial if it ended itself."""
-        if progress.diverged:
-            self._end(record, "failed", f"diverged by step {progress.step} of {trial.steps}")
-        elif progress.step >= trial.steps:
-            self._end(record, "completed", "")
-        return progress.diverged or progress.step >= trial.steps
 
     def fail(self, key: str, reason: str) -> None:
         """A trial's process died: charge what may be lost, and let it wait for another attempt."""
@@ -277,22 +301,17 @@ class Engine:
         self.meter.end(record.key, lost=lost)
         self.ledger.settle(record.key, "waiting", reason, lost=lost)
 
-    def _goes_on(self, trial: Trial, progress: Progress) -> bool:
-        if not self.sweep.pruning.enabled:
-            return True
-        return self.asha.goes_on(_group(trial, progress.step), trial.key, progress.loss)
-
     def _end(self, record: Record, status: Status, reason: str) -> None:
         self.ledger.settle(record.key, status, reason)
-        self._profiles.pop(record.question.budget, None)
-        self._tell(record, status)
+        self._conclude(record, status)
 
-    def _tell(self, record: Record, status: Status) -> None:
-        asked = record.question
-        self.studies.tell(
-            asked.budget, record.optuna, status,
-            self.ledger.reports(record.key), self.trial(record).flops,
-        )  # fmt: skip
+    def _conclude(self, record: Record, status: Status) -> None:
+        """Tell everyone who learns from a trial that the ledger says it is over; twice is once."""
+        trial, reports = self.trial(record), self.ledger.reports(record.key)
+        self._profiles.pop(record.question.budget, None)
+        self.studies.tell(record.question.budget, record.optuna, status, reports, trial.flops)
+        if self.answers:
+            self.answers.keep(trial, reports, self.ledger.record(record.key).device)
 
     # --- after a death
 
@@ -305,12 +324,22 @@ class Engine:
             for progress in reports:
                 if not progress.diverged:
                     self.asha.remember(_group(trial, progress.step), trial.key, progress.loss)
+            verdict = _ended(trial, reports[-1]) if reports else None
             if record.status in ENDED:
-                self._tell(record, record.status)
-            elif not (reports and self._over(record, trial, reports[-1])):
+                self._conclude(record, record.status)
+            elif verdict:
+                self._end(record, *verdict)
+            else:
                 self._lose(record, "the sweep was interrupted")
         known = {(r.question.budget, r.optuna) for r in self.ledger.records()}
         self.studies.forget_unknown(known)
+
+
+def _ended(trial: Trial, progress: Progress) -> Verdict | None:
+    """How a trial ended by itself, if it did."""
+    if progress.diverged:
+        return "failed", f"diverged by step {progress.step} of {trial.steps}"
+    return ("completed", "") if progress.step >= trial.steps else None
 
 
 def _group(trial: Trial, step: int) -> tuple[float, Size, int, int]:

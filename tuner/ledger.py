@@ -6,7 +6,7 @@ what is reserved never exceeds the cap: each reservation is one transaction that
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -142,6 +142,25 @@ class Ledger:
                 self._db.execute(
                     "UPDATE trials SET device = ? WHERE key = ?", (json.dumps(device), key)
                 )
+
+    def recall(
+        self,
+        key: str,
+        reports: Sequence[Progress],
+        device: dict[str, str],
+        status: Status,
+        reason: str,
+    ) -> None:
+        """End a trial that never started with what is on record for its question: free."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO reports VALUES (?, ?, ?)",
+                [(key, progress.step, json.dumps(asdict(progress))) for progress in reports],
+            )
+            self._db.execute(
+                "UPDATE trials SET status = ?, reason = ?, device = ? WHERE key = ?",
+                (status, reason, json.dumps(device), key),
+            )
 
     def charge_again(self, key: str, flops: int, cap: float) -> bool:
         """Charge work that a trial repeats, unless that would pass the cap."""

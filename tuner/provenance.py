@@ -1,13 +1,17 @@
 """What is settled once a sweep, before its first trial: data, code, speed. Needs no ray."""
 
+import hashlib
 import json
 import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tuner.config import ConfigError
+from tuner.config import ConfigError, digest
 from tuner.ledger import Ledger
+
+ANSWERING = ("data", "model", "tuner/backends")
+"""Folders whose code decides what a trial reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,13 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return version("isoflop")
     return found.stdout.strip()
+
+
+def code() -> str:
+    """Stands for the code that rows are a function of: every source file of these folders."""
+    root = Path(__file__).parent.parent
+    files = sorted(path for name in ANSWERING for path in (root / name).rglob("*.py"))
+    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
 
 
 def version(distribution: str) -> str:

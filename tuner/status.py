@@ -9,7 +9,7 @@ from rich.table import Table
 from model.progress import Progress
 from tuner import plan, space
 from tuner.config import ConfigError, Sweep, load
-from tuner.ledger import Ledger, Record
+from tuner.ledger import ENDED, Ledger, Record
 from tuner.provenance import Provenance, read
 
 
@@ -48,6 +48,8 @@ class SweepStatus:
     """FLOP, of running trials."""
     seconds: float
     """Training time of all trials together."""
+    recalled: int
+    """Trials answered from the record of the storage folder, free."""
 
     @property
     def ended(self) -> int:
@@ -71,8 +73,9 @@ class SweepStatus:
     def line(self) -> str:
         """One line for a log."""
         running = sum(b.running for b in self.budgets)
+        recalled = f" ({self.recalled} from the record)" if self.recalled else ""
         return (
-            f"{self.name}: {self.ended}/{self.planned} trials ended, {running} running, "
+            f"{self.name}: {self.ended}/{self.planned} trials ended{recalled}, {running} running, "
             f"{self.charged:.3g} of {self.cap:.3g} FLOP spent"
         )
 
@@ -122,7 +125,8 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         cap=counted.cap,
         charged=sum(r.charged for r in records),
         reserved=sum(r.reserved for r in records),
-        seconds=sum(last.seconds for last in lasts.values()),
+        seconds=sum(lasts[r.key].seconds for r in records if r.attempts and r.key in lasts),
+        recalled=sum(not r.attempts and r.status in ENDED for r in records),
     )
 
 
@@ -148,7 +152,8 @@ _SHOWN = ("completed", "pruned", "failed", "running", "waiting")
 
 def table(status: SweepStatus) -> Table:
     """The status as a table for a terminal."""
-    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP"
+    recalled = f", {status.recalled} trials from the record" if status.recalled else ""
+    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}"
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("budget", "trials", "done", *_SHOWN[1:4], "FLOP", "loss", "size", "rate"):
         shown.add_column(heading, justify="right", no_wrap=True)

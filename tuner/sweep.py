@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -25,6 +25,8 @@ from data.corpus import Corpus
 from model.progress import Progress
 from tuner import corpora, plan, space, trainable
 from tuner import provenance as provenances
+from tuner.answers import FILE as ANSWERS
+from tuner.answers import Answers
 from tuner.attempt import checkpoint_path
 from tuner.backends.contract import Job
 from tuner.config import ConfigError, Sweep, digest, load
@@ -34,6 +36,7 @@ from tuner.ledger import Ledger
 from tuner.provenance import Provenance
 from tuner.search import Studies
 from tuner.sections import Resources
+from tuner.space import Trial
 from tuner.tensorboard import TensorBoard
 from tuner.watch import Unsaved, Watcher
 
@@ -73,7 +76,8 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
         counted = plan.plan(sweep, provenance.vocab_size)
-        engine = Engine(sweep, ledger, studies, cap=counted.cap, max_tokens=most)
+        answers = Answers(folder.parent / ANSWERS, _namer(sweep, provenance))
+        engine = Engine(sweep, ledger, studies, cap=counted.cap, max_tokens=most, answers=answers)
         with _ray(sweep, address):
             job = Job(
                 sweep=sweep,
@@ -87,6 +91,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         hopeless = engine.hopeless
         unfinished = ledger.records("running", "waiting")
         ledger.close()
+        answers.close()
         if hopeless:
             raise HopelessSweepError(hopeless)
         if unfinished:
@@ -119,6 +124,12 @@ def _most_tokens(sweep: Sweep, corpus: Corpus | None) -> float:
     once = corpus.tokens_per_epoch(sweep.shapes.context_length)
     plan.check_corpus(sweep, plan.plan(sweep, corpus.vocab_size), once)
     return math.inf if sweep.data.allow_repeats else once
+
+
+def _namer(sweep: Sweep, provenance: Provenance) -> Callable[[Trial], str]:
+    """What stands for a trial's question among all sweeps of a storage folder."""
+    settled, code = provenance.determining(), provenances.code()
+    return lambda trial: digest([space.config_hash(sweep, trial, settled), code])
 
 
 @contextmanager

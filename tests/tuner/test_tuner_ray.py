@@ -154,6 +154,12 @@ def test_ray_decides_as_simulated_time_does(local_ray, settled, tmp_path):
     pd.testing.assert_frame_equal(table(tmp_path / "ray"), table(tmp_path / "simulated"))
     ledger.close()
     simulated.close()
+    sweeps.run(sweep, tmp_path / "again")  # beside the first: every question is on record
+    pd.testing.assert_frame_equal(table(tmp_path / "again"), table(tmp_path / "ray"))
+    again = open_ledger(tmp_path / "again")
+    assert again.charged() == 0
+    assert {record.attempts for record in again.records()} == {0}
+    again.close()
 
 
 def open_ledger(folder):

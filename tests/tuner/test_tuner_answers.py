@@ -1,0 +1,116 @@
+"""No question is paid for twice by sweeps in one storage folder."""
+
+import random
+
+import pandas as pd
+import pytest
+from driving import drive, engine_in, provenance, start, table
+
+from tuner import space
+from tuner.answers import Answers
+from tuner.engine import Nothing
+
+FEW = {"budgets": [1e13], "shapes": {"per_budget": 3}}
+
+
+@pytest.fixture
+def answers(tmp_path):
+    """A function from a sweep and its code version to the answers it shares with others."""
+    opened = []
+
+    def make(sweep, code="c"):
+        settled = provenance(sweep).determining()
+        path = tmp_path / "answers.db"
+        name = lambda trial: space.config_hash(sweep, trial, settled) + code  # noqa: E731
+        opened.append(Answers(path, name))
+        return opened[-1]
+
+    yield make
+    for found in opened:
+        found.close()
+
+
+def ran(sweep, folder, answers, slots_seed=0):
+    """The engine of a sweep that ran to its end."""
+    engine = engine_in(sweep, folder, answers=answers)
+    drive(engine, folder, random.Random(slots_seed))
+    return engine
+
+
+def test_the_same_sweep_elsewhere_is_free_and_its_table_the_same(settled, answers, tmp_path):
+    sweep = settled(**FEW)
+    ran(sweep, tmp_path / "first", answers(sweep))
+    again = ran(sweep, tmp_path / "again", answers(sweep), slots_seed=1)
+    assert again.ledger.charged() == again.ledger.committed() == 0
+    assert {record.attempts for record in again.ledger.records()} == {0}
+    pd.testing.assert_frame_equal(
+        table(sweep, tmp_path / "first"), table(sweep, tmp_path / "again")
+    )
+
+
+def test_optuna_and_asha_learn_from_what_is_on_record(small, answers, tmp_path):
+    sweep = small(**FEW, search={"trials": 4}, cap={"flops": 1e17})
+
+    def one_slot(folder):
+        engine = engine_in(sweep, folder, answers=answers(sweep))
+        while not isinstance(trial := engine.ask(), Nothing):
+            for progress in start(engine, trial, folder):
+                if not engine.report(trial.key, progress, {}):
+                    break
+        return engine
+
+    first, again = one_slot(tmp_path / "first"), one_slot(tmp_path / "again")
+    assert "pruned" in first.ledger.counts()
+    assert again.ledger.charged() == 0
+    assert again.ledger.counts() == first.ledger.counts()
+    for budget in sweep.budgets:
+        told = [[(t.state, t.params, t.value) for t in e.studies.trials(budget)]
+                for e in (first, again)]  # fmt: skip
+        assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("change", ["seed", "code", "law"])
+def test_another_question_is_paid_for(settled, answers, tmp_path, change):
+    sweep = settled(**FEW, search={"trials": 1})
+    ran(sweep, tmp_path / "first", answers(sweep))
+    other = settled(
+        **FEW, search={"trials": 1}, seed=int(change == "seed"),
+        law={"E": 1.5} if change == "law" else {},
+    )  # fmt: skip
+    code = "other" if change == "code" else "c"
+    again = ran(other, tmp_path / "again", answers(other, code))
+    assert all(record.attempts == 1 for record in again.ledger.records())
+    assert again.ledger.charged() > 0
+
+
+def test_only_what_is_new_is_paid_for(settled, answers, tmp_path):
+    fewer, more = settled(**FEW, search={"trials": 1}), settled(**FEW, search={"trials": 2})
+    first = ran(fewer, tmp_path / "first", answers(fewer))
+    again = ran(more, tmp_path / "again", answers(more))
+    known = {record.key for record in first.ledger.records()}
+    for record in again.ledger.records():
+        assert record.attempts == (0 if record.key in known else 1)
+
+
+def test_a_pruned_trial_that_would_go_on_now_is_run_whole(small, answers, tmp_path):
+    learning = small(**FEW, search={"sampler": "grid", "warm_start": False, "extend": False})
+    first = ran(learning, tmp_path / "first", answers(learning))
+    pruned = {record.key for record in first.ledger.records("pruned")}
+    assert pruned
+    # Rungs stand, but nobody is cut at them: the population is never large enough.
+    patient = learning.model_copy(
+        update={"pruning": learning.pruning.model_copy(update={"min_population": 1000})}
+    )
+    again = ran(patient, tmp_path / "again", answers(patient))
+    for record in again.ledger.records():
+        assert record.status == "completed"
+        assert record.attempts == (1 if record.key in pruned else 0)
+        assert record.charged == (again.trial(record).flops if record.key in pruned else 0)
+
+
+def test_what_a_kill_kept_from_the_answers_is_entered_at_the_next_start(settled, answers, tmp_path):
+    sweep = settled(**FEW, search={"trials": 1})
+    ran(sweep, tmp_path / "first", None)  # as if killed before it could enter anything
+    engine_in(sweep, tmp_path / "first", answers=answers(sweep))
+    again = ran(sweep, tmp_path / "again", answers(sweep))
+    assert again.ledger.charged() == 0
