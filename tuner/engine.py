@@ -24,6 +24,9 @@ from tuner.search import DESIGNED, Studies
 from tuner.soundness import Profile
 from tuner.space import Cell, Size, Trial
 
+PATIENCE, LEAST_PATIENCE = 10.0, 600.0
+"""A trial is given up after this many times what its next report should take, and so many seconds:
+another size may be ten times slower than the sweep's average, and a device may compile at first."""
 HOPELESS = 6
 """Failed trials after which a sweep without any other ended trial is given up."""
 
@@ -108,10 +111,11 @@ class Engine:
     def _start(self, trial: Trial) -> bool:
         last = self.ledger.last(trial.key)
         flops = trial.flops - (last.flops if last else 0)
-        if not (self.meter.allows(flops) and self.ledger.reserve(trial.key, flops, self.cap)):
-            return False
-        self.meter.begin(trial.key)
-        return True
+        return self.meter.allows(flops) and self.ledger.reserve(trial.key, flops, self.cap)
+
+    def begin(self, key: str) -> None:
+        """A trial that was handed out has its slot now."""
+        self.meter.begin(key)
 
     def _propose(self) -> Trial | None:
         """Enter the first cell of the plan, then of its extension, that was not asked yet."""
@@ -281,25 +285,55 @@ class Engine:
         self._end(record, "failed", "cap: its checkpoint is gone, and nothing is left to repeat it")
         return False
 
-    def fail(self, key: str, reason: str) -> None:
-        """A trial's process died: charge what may be lost, and let it wait for another attempt."""
+    def silent(self) -> dict[str, float]:
+        """Running trials that should have reported long ago, with the seconds of their silence.
+
+        Nothing is decided: whoever drives the engine ends them, and then calls `fail`.
+        """
+        running = self.ledger.records("running")
+        silences = {record.key: self.meter.silence(record.key) for record in running}
+        return {r.key: silences[r.key] for r in running if silences[r.key] > self._patience(r)}
+
+    def _patience(self, record: Record) -> float:
+        """Seconds without a report after which a trial hangs."""
+        if self.sweep.resources.silence is not None:
+            return self.sweep.resources.silence
+        return max(LEAST_PATIENCE, PATIENCE * self.meter.takes(self._next_report(record)))
+
+    def fail(self, key: str, reason: str, *, too_large: int | None = None) -> None:
+        """A trial's process died: charge what may be lost, and let it wait for another attempt.
+
+        Args:
+            key: of the trial.
+            reason: why, as far as is known.
+            too_large: micro-batch that did not fit in memory, if that is why. The next attempt gets
+                half of it; there is one such attempt.
+        """
         record = self.ledger.record(key)
         if record.status != "running":
             return
         self._lose(record, reason)
-        if self.ledger.count_death(key) >= self.sweep.resources.max_attempts:
+        died_often = self.ledger.count_death(key) >= self.sweep.resources.max_attempts
+        halved = record.micro_batch_size is not None
+        if died_often or (too_large is not None and (halved or too_large == 1)):
             self._end(record, "failed", reason)
+        elif too_large is not None:
+            self.ledger.limit(key, too_large // 2)
 
     def _lose(self, record: Record, reason: str) -> None:
         """End an attempt: all work up to the next report may be lost, and is charged."""
         if record.status != "running":
             return
+        lost = self._next_report(record)
+        self.meter.end(record.key, lost=lost)
+        self.ledger.settle(record.key, "waiting", reason, lost=lost)
+
+    def _next_report(self, record: Record) -> int:
+        """FLOPs from a trial's last report to its next."""
         last = self.ledger.last(record.key)
         reached = last.step if last else 0
         trial = self.trial(record)
-        lost = (trial.next_report(reached) - reached) * trial.flops_per_step
-        self.meter.end(record.key, lost=lost)
-        self.ledger.settle(record.key, "waiting", reason, lost=lost)
+        return (trial.next_report(reached) - reached) * trial.flops_per_step
 
     def _end(self, record: Record, status: Status, reason: str) -> None:
         self.ledger.settle(record.key, status, reason)

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS trials (
     reason TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     deaths INTEGER NOT NULL DEFAULT 0,       -- attempts that died while the sweep lived
+    micro_batch_size INTEGER,            -- sequences at once, at most, since memory ran out
     reserved TEXT NOT NULL DEFAULT '0',  -- FLOP; text, because a trial may pass 2**63
     charged TEXT NOT NULL DEFAULT '0',
     seconds REAL NOT NULL DEFAULT 0,         -- slot time
@@ -74,6 +75,8 @@ class Record:
     """Slot time."""
     started: str
     """First start, ISO 8601, UTC."""
+    micro_batch_size: int | None
+    """Sequences computed at once, at most, since an attempt ran out of memory; None: no limit."""
     device: dict[str, str]
     """What it ran on."""
 
@@ -184,6 +187,12 @@ class Ledger:
         row = self._db.execute("SELECT deaths FROM trials WHERE key = ?", (key,)).fetchone()
         return row["deaths"]
 
+    def limit(self, key: str, micro_batch_size: int) -> None:
+        """Let further attempts compute at most so many sequences at once."""
+        self._db.execute(
+            "UPDATE trials SET micro_batch_size = ? WHERE key = ?", (micro_batch_size, key)
+        )
+
     def occupy(self, key: str, seconds: float) -> None:
         """Add to the time a trial occupied its slot."""
         with self._transaction():
@@ -291,7 +300,7 @@ def _record(row: sqlite3.Row) -> Record:
     fields = dict(row)
     return Record(
         **{name: fields[name] for name in ("number", "key", "optuna", "status", "reason")},
-        **{name: fields[name] for name in ("attempts", "seconds", "started")},
+        **{name: fields[name] for name in ("attempts", "seconds", "started", "micro_batch_size")},
         question=Question.from_dict(json.loads(fields["question"])),
         reserved=int(fields["reserved"]),
         charged=int(fields["charged"]),

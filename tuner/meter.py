@@ -33,8 +33,16 @@ class Meter:
         """
         now = self._clock()
         since = self._since.get(key)
-        self._ledger.occupy(key, lost / self._speed() if since is None else now - since)
+        self._ledger.occupy(key, self.takes(lost) if since is None else now - since)
         self._since[key] = now
+
+    def silence(self, key: str) -> float:
+        """Seconds since a trial took its slot or was last booked; 0 if it has none yet."""
+        return self._clock() - self._since[key] if key in self._since else 0.0
+
+    def takes(self, flops: int) -> float:
+        """Seconds that `flops` should take in a slot."""
+        return flops / self._speed()
 
     def end(self, key: str, *, lost: int = 0) -> None:
         """A trial leaves its slot."""
@@ -51,7 +59,7 @@ class Meter:
         if math.isinf(self._limit):
             return True
         ahead = self._ledger.reserved() + flops
-        return self._ledger.seconds() + ahead / self._speed() <= self._limit
+        return self._ledger.seconds() + self.takes(ahead) <= self._limit
 
     def _speed(self) -> float:
         """FLOP/s of a slot: the sweep's own once it has one, else what the plan reckons with."""

@@ -198,6 +198,9 @@ class Resources(Section):
     """Training speed of one slot that the plan reckons with: `isoflop doctor` measures it."""
     max_attempts: Count = 4
     """Times a trial is started before it counts as failed."""
+    silence: Positive | None = None
+    """Seconds without a report after which a trial is ended and tried again; left out: ten times
+    what its next report should take, at least ten minutes."""
 
 
 class Faults(Section):
@@ -207,6 +210,8 @@ class Faults(Section):
     """Share of attempts that end in an exception."""
     hangs: Share = 0.0
     """Share of attempts that cease to report and never end."""
+    exhausts: Share = 0.0
+    """Share of trials that run out of memory unless the batch is computed in two halves."""
 
 
 class Law(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 from model.progress import Progress
 from tuner import plan
 from tuner.backends import contract
-from tuner.backends.contract import AttemptError, Job, Run
+from tuner.backends.contract import AttemptError, Job, Run, too_large
 from tuner.config import Sweep
 from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
@@ -80,8 +80,11 @@ class _Clock:
             trial = self.engine.ask()
             if isinstance(trial, Nothing):
                 break
-            attempt = self.engine.ledger.record(trial.key).attempts
-            run = contract.start(self.job, trial, attempt=attempt)
+            self.engine.begin(trial.key)
+            record = self.engine.ledger.record(trial.key)
+            run = contract.start(
+                self.job, trial, attempt=record.attempts, micro_batch_size=record.micro_batch_size
+            )
             last = self.engine.ledger.last(trial.key)
             if last is not None:
                 run.restore({"step": last.step})
@@ -91,7 +94,7 @@ class _Clock:
         try:
             progress = next(rest)
         except AttemptError as error:
-            self.engine.fail(key, f"{type(error).__name__}: {error}")
+            self.engine.fail(key, f"{type(error).__name__}: {error}", too_large=too_large(error))
             return
         due = self.now + (progress.flops - spent) / self.job.sweep.resources.flops_per_second
         heapq.heappush(self._due, (due, next(self._tie), key, progress, run, rest))

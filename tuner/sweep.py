@@ -4,33 +4,27 @@ import json
 import logging
 import math
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import tomli_w
 from filelock import FileLock, Timeout
 from ray import tune
-from ray.exceptions import RayTaskError
-from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as RayTrial
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 
 from data.corpus import Corpus
-from model.progress import Progress
 from tuner import corpora, plan, space, trainable
 from tuner import provenance as provenances
 from tuner.answers import FILE as ANSWERS
 from tuner.answers import Answers
-from tuner.attempt import checkpoint_path
 from tuner.backends.contract import Job
 from tuner.config import ConfigError, Sweep, digest, load
-from tuner.engine import Engine, Nothing
+from tuner.driver import Driver
+from tuner.engine import Engine
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance
@@ -38,7 +32,7 @@ from tuner.search import Studies
 from tuner.sections import Resources
 from tuner.space import Trial
 from tuner.tensorboard import TensorBoard
-from tuner.watch import Unsaved, Watcher
+from tuner.watch import Watcher
 
 
 class HopelessSweepError(Exception):
@@ -51,7 +45,6 @@ class InterruptedSweepError(Exception):
 
 SLOT = "slot"
 """Ray resource of a machine of our own: one a trial that may run at once."""
-_PROGRESS = [field.name for field in fields(Progress)]
 
 
 def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
@@ -255,7 +248,7 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
             verbose=0,
             callbacks=[
                 tune.logger.JsonLoggerCallback(),
-                _Deaths(driver),
+                driver.lives,
                 TensorBoard(folder / "tensorboard"),
                 Watcher(engine, folder / "log.txt", write_table),
             ],
@@ -268,100 +261,3 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
 
 def _folder_name(trial: RayTrial) -> str:
     return f"{trial.config['key']}-{trial.trial_id}"
-
-
-class Driver(Unsaved):
-    """The engine in Ray's terms. Retries are the engine's, so a trial may be several Ray trials."""
-
-    def __init__(self, engine: Engine, job: Job) -> None:
-        self.engine = engine
-        self.job = job
-        self.keys: dict[str, str] = {}
-        self.searcher = _Searcher(self)
-        self.scheduler = _Scheduler(self)
-
-
-class _Searcher(Searcher):
-    """Asks the engine for the next trial."""
-
-    def __init__(self, driver: Driver) -> None:
-        super().__init__(metric="loss", mode="min")
-        self.driver = driver
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's config; None to wait; FINISHED at the end."""
-        trial = self.driver.engine.ask()
-        if trial is Nothing.LEFT:
-            return cast("dict[str, Any]", Searcher.FINISHED)  # Ray's sentinel is a string
-        if isinstance(trial, Nothing):
-            return None
-        self.driver.keys[trial_id] = trial.key
-        return {
-            "key": trial.key,
-            "asked": asdict(trial.question),
-            "attempt": self.driver.engine.ledger.record(trial.key).attempts,
-            **_shown(trial),
-        }
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Nothing: the scheduler has heard it already."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Write an empty file: the state is in the ledger."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to read."""
-
-
-def _shown(trial: space.Trial) -> dict[str, float | int]:
-    return {
-        "d_model": trial.shape.d_model,
-        "num_layers": trial.shape.num_layers,
-        "params": trial.shape.params,
-        "batch_size": trial.batch_size,
-    }
-
-
-class _Scheduler(FIFOScheduler):
-    """Tells the engine what trials report, and stops those that do not go on."""
-
-    def __init__(self, driver: Driver) -> None:
-        super().__init__()
-        self.driver = driver
-
-    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
-        """Enter an evaluation; stop the trial if the engine says so."""
-        progress = Progress(**{name: result[name] for name in _PROGRESS})
-        device = {name: result[name] for name in ("device", "peak_flops")}
-        goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
-        if not goes_on:
-            checkpoint_path(self.driver.job, result["key"]).unlink(missing_ok=True)
-        # A final report's function returns by itself, and its actor is used again at once.
-        return self.CONTINUE if goes_on or progress.final else self.STOP
-
-
-class _Deaths(Callback):
-    """Hands dead trials back to the engine, with what is known of their end."""
-
-    def __init__(self, driver: Driver) -> None:
-        self.driver = driver
-
-    def on_trial_error(
-        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
-    ) -> None:
-        """Let the trial wait for another attempt."""
-        self.driver.engine.fail(self.driver.keys[trial.trial_id], _reason(trial))
-
-
-def _reason(trial: RayTrial) -> str:
-    """Why a trial died: the exception it raised, or that its process is gone."""
-    # Not trial.get_error: it looks where Ray's files arrive only later.
-    written = Path(trial.pickled_error_file or "")
-    error = pickle.loads(written.read_bytes()) if written.is_file() else None
-    if not isinstance(error, RayTaskError):
-        return "its worker died"
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

@@ -19,11 +19,14 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
 
     Args:
         config: `asked`, the fields of the question; `attempt`, which of its starts this is, counted
-            from 1; and columns for people to read.
+            from 1; `micro_batch_size`, sequences at once, at most, or None; and columns for people
+            to read.
         job: what all trials of the sweep share.
     """
     trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
-    run = contract.start(job, trial, attempt=config["attempt"])
+    run = contract.start(
+        job, trial, attempt=config["attempt"], micro_batch_size=config["micro_batch_size"]
+    )
     checkpoint = checkpoint_path(job, trial.key)
     start = began(checkpoint)
     for progress in attempt(run, checkpoint):

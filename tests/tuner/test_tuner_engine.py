@@ -353,6 +353,8 @@ def test_a_trial_slower_than_planned_is_stopped_at_its_next_report(small, tmp_pa
     engine, now = engine_in(sweep, tmp_path), [0.0]
     engine.meter = Meter(sweep, engine.ledger, lambda: now[0])
     trial = engine.ask()
+    now[0] = 500.0  # Ray asks long before it has a slot: this is nobody's time
+    engine.begin(trial.key)
     told = []
     for progress in start(engine, trial, tmp_path):
         now[0] += 30.0
@@ -369,6 +371,7 @@ def test_time_is_booked_across_deaths(small, tmp_path):
     engine, now = engine_in(sweep, tmp_path), [0.0]
     engine.meter = Meter(sweep, engine.ledger, lambda: now[0])
     trial = engine.ask()
+    engine.begin(trial.key)
     now[0] = 7.0
     engine.fail(trial.key, "SIGKILL")
     assert engine.ledger.record(trial.key).seconds == 7.0
@@ -377,6 +380,76 @@ def test_time_is_booked_across_deaths(small, tmp_path):
     quarter = trial.report_steps[0] * trial.flops_per_step
     speed = quarter / 7.0
     assert engine.ledger.record(trial.key).seconds == pytest.approx(7.0 + quarter / speed)
+
+
+def test_silence_is_noticed_and_a_report_breaks_it(small, tmp_path):
+    patience = 20.0
+    engine, now = engine_in(small(resources={"silence": patience}), tmp_path), [0.0]
+    engine.meter = Meter(engine.sweep, engine.ledger, lambda: now[0])
+    first, pending = engine.ask(), engine.ask()
+    engine.begin(first.key)
+    now[0] = patience
+    assert not engine.silent()
+    engine.report(first.key, next(start(engine, first, tmp_path)), {})
+    now[0] = 2 * patience
+    assert not engine.silent()
+    now[0] += 1.0
+    assert engine.silent() == {first.key: patience + 1.0}
+    assert pending.key not in engine.silent()  # it waits for a slot
+
+
+def test_a_slow_trial_is_given_ten_times_what_its_report_should_take(small, tmp_path):
+    engine, now = engine_in(small(resources={"flops_per_second": 1e10}), tmp_path), [0.0]
+    engine.meter = Meter(engine.sweep, engine.ledger, lambda: now[0])
+    trial = engine.ask()
+    engine.begin(trial.key)
+    due = trial.report_steps[0] * trial.flops_per_step / 1e10
+    assert due > 60.0
+    now[0] = 9.9 * due
+    assert not engine.silent()
+    now[0] = 10.1 * due
+    assert engine.silent()
+
+
+def test_no_trial_is_given_less_than_ten_minutes(small, tmp_path):
+    engine, now = engine_in(small(resources={"flops_per_second": 1e18}), tmp_path), [0.0]
+    engine.meter = Meter(engine.sweep, engine.ledger, lambda: now[0])
+    engine.begin(engine.ask().key)
+    now[0] = 599.0
+    assert not engine.silent()
+    now[0] = 601.0
+    assert engine.silent()
+
+
+def test_out_of_memory_is_retried_once_at_half(small, tmp_path):
+    engine = engine_in(small(), tmp_path)
+    trial = engine.ask()
+    engine.fail(trial.key, "out of memory at 4 sequences at once", too_large=4)
+    record = engine.ledger.record(trial.key)
+    assert (record.status, record.micro_batch_size) == ("waiting", 2)
+    assert engine.ask() == trial
+    engine.fail(trial.key, "out of memory at 2 sequences at once", too_large=2)
+    record = engine.ledger.record(trial.key)
+    assert (record.status, record.reason) == ("failed", "out of memory at 2 sequences at once")
+
+
+def test_one_sequence_too_large_is_not_retried(small, tmp_path):
+    engine = engine_in(small(), tmp_path)
+    trial = engine.ask()
+    engine.fail(trial.key, "out of memory at 1 sequences at once", too_large=1)
+    assert engine.ledger.record(trial.key).status == "failed"
+
+
+def test_memory_that_runs_out_changes_no_row(settled, tmp_path):
+    calm = settled(budgets=[1e13], cap={"flops": 1e17})
+    tight = settled(budgets=[1e13], cap={"flops": 1e17}, law={"faults": {"exhausts": 0.5}})
+    simulate.simulate(calm, tmp_path / "calm", slots=2)
+    simulate.simulate(tight, tmp_path / "tight", slots=2)
+    pd.testing.assert_frame_equal(table(tight, tmp_path / "tight"), table(calm, tmp_path / "calm"))
+    ledger = Ledger(tmp_path / "tight" / "ledger.db")
+    limits = {record.micro_batch_size for record in ledger.records()}
+    assert limits == {None, 2}
+    ledger.close()
 
 
 def test_hope_waits_for_what_runs(small, tmp_path):

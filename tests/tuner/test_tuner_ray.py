@@ -233,6 +233,27 @@ def test_a_killed_worker_costs_an_attempt_and_no_row(calm, tmp_path):
     assert (pd.read_parquet(folder / "trials.parquet")["attempts"] > 1).any()
 
 
+def test_what_hangs_or_runs_out_of_memory_is_tried_again(local_ray, settled, tmp_path):
+    from tuner import sweep as sweeps
+
+    shape = {"budgets": [1e13], "shapes": {"per_budget": 3}, "search": {"trials": 2}}
+    faults = {"faults": {"hangs": 0.25, "exhausts": 0.5}}
+    sweep = settled(
+        **shape, law=faults, cap={"flops": 1e17}, resources={"silence": 3.0, "max_attempts": 9}
+    )
+    sweeps.run(sweep, tmp_path / "faulty")
+    simulate.simulate(settled(**shape), tmp_path / "calm")
+    _, ledger, provenance = open_folder(tmp_path / "faulty")
+    simulated = open_ledger(tmp_path / "calm")
+    export(tmp_path / "calm", sweep, simulated, provenance)
+    pd.testing.assert_frame_equal(table(tmp_path / "faulty"), table(tmp_path / "calm"))
+    halved = [record for record in ledger.records() if record.micro_batch_size]
+    assert halved
+    assert any(record.attempts > 1 + (record in halved) for record in ledger.records())
+    ledger.close()
+    simulated.close()
+
+
 def test_interrupted_it_says_how_to_go_on(calm, tmp_path):
     file, _ = calm
     folder = tmp_path / "interrupted"

@@ -65,6 +65,11 @@ class OutOfMemoryError(AttemptError):
         return f"out of memory at {self.micro_batch_size} sequences at once"
 
 
+def too_large(error: BaseException | None) -> int | None:
+    """The micro-batch that did not fit in memory, if that is what `error` says."""
+    return error.micro_batch_size if isinstance(error, OutOfMemoryError) else None
+
+
 def start(job: Job, trial: Trial, *, attempt: int = 1, micro_batch_size: int | None = None) -> Run:
     """A run of `trial` by the sweep's backend.
 
@@ -79,7 +84,7 @@ def start(job: Job, trial: Trial, *, attempt: int = 1, micro_batch_size: int | N
     if job.sweep.backend == "law":
         from tuner.backends.law import LawRun  # noqa: PLC0415
 
-        return LawRun(job, trial, attempt)
+        return LawRun(job, trial, attempt, micro_batch_size)
     if job.sweep.backend == "replay":
         from tuner.backends.replay import ReplayRun  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from model.progress import DIVERGED_LOSS, Progress
-from tuner.backends.contract import AttemptError, Job
+from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
 from tuner.backends.instant import InstantRun
 from tuner.config import digest
 from tuner.space import Trial
@@ -31,16 +31,22 @@ class LawRun(InstantRun):
 
     device = "law"
 
-    def __init__(self, job: Job, trial: Trial, attempt: int = 1) -> None:
+    def __init__(
+        self, job: Job, trial: Trial, attempt: int = 1, micro_batch_size: int | None = None
+    ) -> None:
         super().__init__(trial)
         self.law = job.sweep.law
         self.attempt = attempt
+        self.micro_batch_size = micro_batch_size or trial.batch_size
 
     def __iter__(self) -> Iterator[Progress]:
         """Yield the law's loss at each report, until something goes wrong."""
         diverges = self._share("divergence", self.law.diverges)
         breaks = self._share(f"exception {self.attempt}", self.law.faults.raises)
         hangs = self._share(f"hang {self.attempt}", self.law.faults.hangs)
+        exhausts = self._share("memory", self.law.faults.exhausts)
+        if exhausts < 1 and self.micro_batch_size == self.trial.batch_size:
+            raise OutOfMemoryError(self.micro_batch_size)
         begun = self.step
         for progress in super().__iter__():
             done = progress.step / self.trial.steps

@@ -1,0 +1,155 @@
+"""The engine in Ray's terms: a searcher, a scheduler and a callback that only pass on."""
+
+import pickle
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.tune import Callback
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from model.progress import Progress
+from tuner import space
+from tuner.attempt import checkpoint_path
+from tuner.backends.contract import Job, too_large
+from tuner.engine import Engine, Nothing
+from tuner.watch import Unsaved
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks for trials that hang."""
+_PROGRESS = [field.name for field in fields(Progress)]
+
+
+class Driver(Unsaved):
+    """The engine in Ray's terms. Retries are the engine's, so a trial may be several Ray trials."""
+
+    def __init__(self, engine: Engine, job: Job) -> None:
+        self.engine = engine
+        self.job = job
+        self.keys: dict[str, str] = {}
+        self.searcher = _Searcher(self)
+        self.scheduler = _Scheduler(self)
+        self.lives = _Lives(self)
+
+
+class _Searcher(Searcher):
+    """Asks the engine for the next trial."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(metric="loss", mode="min")
+        self.driver = driver
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial's config; None to wait; FINISHED at the end."""
+        trial = self.driver.engine.ask()
+        if trial is Nothing.LEFT:
+            return cast("dict[str, Any]", Searcher.FINISHED)  # Ray's sentinel is a string
+        if isinstance(trial, Nothing):
+            return None
+        self.driver.keys[trial_id] = trial.key
+        record = self.driver.engine.ledger.record(trial.key)
+        return {
+            "key": trial.key,
+            "asked": asdict(trial.question),
+            "attempt": record.attempts,
+            "micro_batch_size": record.micro_batch_size,
+            **_shown(trial),
+        }
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: the scheduler has heard it already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write an empty file: the state is in the ledger."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to read."""
+
+
+def _shown(trial: space.Trial) -> dict[str, float | int]:
+    return {
+        "d_model": trial.shape.d_model,
+        "num_layers": trial.shape.num_layers,
+        "params": trial.shape.params,
+        "batch_size": trial.batch_size,
+    }
+
+
+class _Scheduler(FIFOScheduler):
+    """Tells the engine what trials report, and stops those that do not go on."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self.driver = driver
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        """Enter an evaluation; stop the trial if the engine says so."""
+        progress = Progress(**{name: result[name] for name in _PROGRESS})
+        device = {name: result[name] for name in ("device", "peak_flops")}
+        goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
+        if not goes_on:
+            checkpoint_path(self.driver.job, result["key"]).unlink(missing_ok=True)
+        # A final report's function returns by itself, and its actor is used again at once.
+        return self.CONTINUE if goes_on or progress.final else self.STOP
+
+
+class _Lives(Callback):
+    """Tells the engine when trials really start, ends silent ones, and hands back the dead."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self._running: dict[str, RayTrial] = {}
+        self._silent: dict[str, float] = {}
+        self._looked = 0.0
+
+    def on_trial_start(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        """Let its time begin: Ray asks for a trial before there is a slot for it."""
+        key = self.driver.keys[trial.trial_id]
+        self._running[key] = trial
+        self.driver.engine.begin(key)
+
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
+        """End what has been silent for too long; Ray will call that an error of the trial."""
+        if time.monotonic() - self._looked < LOOK_EVERY:
+            return
+        self._looked = time.monotonic()
+        for key, seconds in self.driver.engine.silent().items():
+            actor = self._running[key].temporary_state.ray_actor
+            if key not in self._silent and actor is not None:
+                self._silent[key] = seconds
+                ray.kill(actor)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        """Let the trial wait for another attempt."""
+        key = self.driver.keys[trial.trial_id]
+        seconds, error = self._silent.pop(key, None), _error(trial)
+        reason = _reason(error) if seconds is None else f"it hung: no report for {seconds:.0f} s"
+        cause = error.cause if isinstance(error, RayTaskError) else None
+        self.driver.engine.fail(key, reason, too_large=too_large(cause))
+
+
+def _error(trial: RayTrial) -> object:
+    """The exception that ended a trial, if one is known."""
+    # Not trial.get_error: it looks where Ray's files arrive only later.
+    written = Path(trial.pickled_error_file or "")
+    return pickle.loads(written.read_bytes()) if written.is_file() else None
+
+
+def _reason(error: object) -> str:
+    """Why a trial died: the exception it raised, or that its process is gone."""
+    if not isinstance(error, RayTaskError):
+        return "its worker died"
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
