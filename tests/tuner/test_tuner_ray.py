@@ -1,10 +1,12 @@
 """Real Ray on this machine: the table it leaves, and what a death does to it."""
 
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 import tomli_w
@@ -252,6 +254,58 @@ def test_what_hangs_or_runs_out_of_memory_is_tried_again(local_ray, settled, tmp
     assert any(record.attempts > 1 + (record in halved) for record in ledger.records())
     ledger.close()
     simulated.close()
+
+
+def raw_results(folder):
+    """What Ray itself wrote down of each trial: its reports by step, over all attempts."""
+    found = {}
+    for path in (folder / "ray").glob("*/*/result.json"):
+        for line in path.read_text().splitlines():
+            result = json.loads(line)
+            found.setdefault(result["key"], {})[result["step"]] = result
+    return found
+
+
+def test_the_table_and_optuna_say_what_ray_s_own_results_say(local_ray, small, tmp_path):
+    from tuner import sweep as sweeps
+
+    sweep = small(
+        budgets=[1e13], shapes={"per_budget": 4}, search={"trials": 4},
+        law={"diverges": 0.2, "faults": {"raises": 0.2}},
+        cap={"flops": 1e17}, resources={"max_attempts": 20},
+    )  # fmt: skip
+    folder = tmp_path / "sweep"
+    sweeps.run(sweep, folder)
+    raw = raw_results(folder)
+    found = pd.read_parquet(folder / "trials.parquet").set_index("trial")
+    assert set(found.index) == set(raw)
+    assert set(found["status"]) == {"completed", "pruned", "failed"}
+    (study,) = optuna.get_all_study_names(f"sqlite:///{folder / 'study.db'}")
+    told = {
+        trial.user_attrs["trial"]: trial
+        for trial in optuna.load_study(
+            study_name=study, storage=f"sqlite:///{folder / 'study.db'}"
+        ).get_trials()
+    }
+    assert set(told) == set(raw)
+    for key, row in found.iterrows():
+        reports = [raw[key][step] for step in sorted(raw[key])]
+        last, step = reports[-1], row["batch_size"] * row["context_length"] * row["flops_per_token"]
+        whole = 1e13 - step < last["flops"] <= 1e13
+        status = "failed" if last["diverged"] else "completed" if whole else "pruned"
+        assert row["status"] == status
+        assert (row["flops"], row["tokens"]) == (last["flops"], last["tokens"])
+        states = {"failed": "FAIL", "completed": "COMPLETE", "pruned": "PRUNED"}
+        assert told[key].state.name == states[status]
+        seen = {round(1000 * r["flops"] / (1e13 // step * step)): r["loss"]
+                for r in reports if not r["diverged"]}  # fmt: skip
+        assert told[key].intermediate_values == seen
+        if status == "failed":
+            assert pd.isna(row["loss"])
+            continue
+        assert row["loss"] == last["loss"]
+        if status == "completed":
+            assert told[key].value == last["loss"]
 
 
 def test_interrupted_it_says_how_to_go_on(calm, tmp_path):
