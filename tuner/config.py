@@ -16,6 +16,7 @@ from tuner.sections import (
     Cap,
     Count,
     Data,
+    Explore,
     Grid,
     Law,
     Positive,
@@ -59,6 +60,7 @@ class Sweep(Section):
     shapes: Shapes = Shapes()
     grid: Grid = Grid()
     training: Training = Training()
+    explore: Explore = Explore()
     search: Search = Search()
     pruning: Pruning = Pruning()
     cap: Cap = Cap()
@@ -102,11 +104,36 @@ class Sweep(Section):
                 "training.parametrization: completep knows the shipped decoder's blocks alone; "
                 'write "mup" or "standard" beside a model of your own'
             )
+        found += self._search_faults()
         if self.backend == "replay" and not self.replay.table:
             found.append('replay.table: missing. Add it, e.g. table = "runs/demo"')
         if found:
             raise ValueError("\n".join(found))
         return self
+
+    def _search_faults(self) -> list[str]:
+        search, explored = self.search, self.explore.budget
+        choices = max(1, len(search.batch_size)) * max(1, len(search.weight_decay))
+        found = []
+        if self.design == "grid" and search.batch_size:
+            found.append("search.batch_size: a grid's crossings share one; remove it")
+        if self.design == "grid" and explored is not None:
+            found.append("explore.budget: a grid has one stage; remove it")
+        if explored is not None and self.budgets and explored >= self.budgets[0]:
+            found.append(
+                f"explore.budget: {explored:g} is not below the smallest budget, "
+                f"{self.budgets[0]:g}; lower it"
+            )
+        counts = {"search": search.trials}
+        if explored is not None:
+            counts["explore"] = self.explore.trials
+        found += [
+            f"{name}.trials: {count} is no multiple of the {choices} choices of batch size and "
+            "weight decay that a grid sampler crosses with the rates"
+            for name, count in counts.items()
+            if search.sampler == "grid" and count % choices
+        ]
+        return found
 
     @property
     def levels(self) -> tuple[float, ...]:

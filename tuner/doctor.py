@@ -14,7 +14,7 @@ import numpy as np
 from tuner import space
 from tuner.config import Sweep
 from tuner.provenance import version
-from tuner.space import Question
+from tuner.question import Question
 
 PYTHON = (3, 11)
 MEMORY = 4

@@ -80,6 +80,7 @@ def _shown(trial: space.Trial) -> dict[str, float | int]:
         "num_layers": trial.shape.num_layers,
         "params": trial.shape.params,
         "batch_size": trial.batch_size,
+        "weight_decay": trial.weight_decay,
     }
 
 

@@ -5,24 +5,20 @@ Ray (`tuner.sweep`) and simulated time (`tuner.simulate`) drive the same object:
 so an engine built on the same folder after any death goes on where the other stopped.
 """
 
-import json
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
 from enum import Enum
 
 from model.progress import Progress
-from tuner import soundness, space
+from tuner import space
+from tuner.agenda import Agenda
 from tuner.answers import Answers
 from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger, Record, Status
 from tuner.meter import Clock, Meter
 from tuner.scheduler import Asha
-from tuner.search import DESIGNED, Studies
-from tuner.soundness import Profile
-from tuner.space import Cell, Size, Trial
+from tuner.search import Studies
+from tuner.space import Size, Trial
 
 PATIENCE, LEAST_PATIENCE = 10.0, 600.0
 """A trial is given up after this many times what its next report should take, and so many seconds:
@@ -60,7 +56,6 @@ class Engine:
         self.ledger = ledger
         self.studies = studies
         self.cap = cap
-        self.max_tokens = max_tokens
         self.answers = answers
         self.vocab_size = studies.vocab_size
         self.asha = Asha(
@@ -68,10 +63,7 @@ class Engine:
         )
         self.meter = Meter(sweep, ledger, clock)
         self._repeated: set[tuple[str, int]] = set()
-        # Kept because reading them from the ledger at each ask would take ever longer.
-        self._known: set[str] = set()
-        self._unasked: dict[float, deque[Cell]] = {}
-        self._profiles: dict[float, Profile] = {}
+        self.agenda = Agenda(sweep, ledger, self.vocab_size, max_tokens)
         self._recover()
 
     # --- ask
@@ -118,17 +110,20 @@ class Engine:
         self.meter.begin(key)
 
     def _propose(self) -> Trial | None:
-        """Enter the first cell of the plan, then of its extension, that was not asked yet."""
-        for cell in self._cells():
-            flops = space.trial(self.sweep, cell.asked(1.0), self.vocab_size).flops
-            if self.ledger.committed() + flops > self.cap or not self.meter.allows(flops):
-                return None
-            rate, optuna = self.studies.propose(cell, self._given_rate(cell))
-            self.ledger.add(cell.asked(rate), optuna)
-            self._known.add(cell.key)
-            self._profiles.pop(cell.budget, None)
-            return self.trial(self.ledger.record(cell.key))
-        return None
+        """Enter the first cell of the agenda."""
+        cell = next(self.agenda.cells(), None)
+        if cell is None:
+            return None
+        flops = max(t.flops for t in space.largest(self.sweep, cell, self.vocab_size))
+        if self.ledger.committed() + flops > self.cap or not self.meter.allows(flops):
+            return None
+        given, rates = self.agenda.setting(cell), self.agenda.rates
+        setting, optuna = self.studies.propose(
+            cell, given, rates or self.sweep.search.learning_rate
+        )
+        self.ledger.add(cell.asked(setting), optuna)
+        self.agenda.strike(cell)
+        return self.trial(self.ledger.record(cell.key))
 
     def _recalled(self, trial: Trial) -> bool:
         """Answer a trial from the record, if that ends it; nothing is charged."""
@@ -143,91 +138,6 @@ class Engine:
                 self._conclude(record, verdict[0])
                 return True
         return False  # it was pruned once, and would go on now
-
-    def _cells(self) -> Iterator[Cell]:
-        """The cells not asked yet: the plan's, smallest budgets first; then what makes profiles
-        sound."""
-        budgets = space.budgets(self.sweep, self.vocab_size)
-        for budget in budgets:
-            yield from self._planned(budget)
-        if self.sweep.search.extend and self.sweep.design == "isoflop":
-            for budget in budgets:
-                yield from (cell for cell in self._extension(budget) if cell.key not in self._known)
-
-    def _planned(self, budget: float) -> Iterator[Cell]:
-        """The plan's cells at a budget that were not asked yet."""
-        if budget not in self._unasked:
-            self._unasked[budget] = deque(space.cells(self.sweep, budget, self._window(budget)))
-        unasked = self._unasked[budget]
-        while unasked and unasked[0].key in self._known:
-            unasked.popleft()
-        yield from unasked
-
-    # --- what the sweep has learned
-
-    def _window(self, budget: float) -> tuple[Size, ...]:
-        """The sizes planned at a budget: settled when first needed, the same ever after."""
-        name = f"window {budget!r}"
-        stands = self.ledger.fact(name)
-        if stands is None:
-            n_opt = self._predicted_n_opt(budget) if self.sweep.search.warm_start else None
-            sizes = self._possible(budget, space.window(self.sweep, budget, self.vocab_size, n_opt))
-            stands = self.ledger.write_fact(name, json.dumps(sizes))
-        return tuple((layers, width) for layers, width in json.loads(stands))
-
-    def _extension(self, budget: float) -> list[Cell]:
-        """The cells added to a budget's plan; once all ended, those still wanted are added."""
-        name = f"extension {budget!r}"
-        stands = json.loads(self.ledger.fact(name) or "[]")
-        if not any(r.question.budget == budget for r in self.ledger.records("running", "waiting")):
-            offered = space.offered(self.sweep, budget, self.vocab_size)
-            wanted = self._profile(budget).wanted(self.sweep, self._possible(budget, offered))
-            stands += [asdict(cell) for cell in wanted if cell.key not in self._known]
-            self.ledger.write_fact(name, json.dumps(stands))
-        return [Cell.from_dict(fields) for fields in stands]
-
-    def _possible(self, budget: float, sizes: Sequence[Size]) -> list[Size]:
-        """Those of `sizes` that get a whole step and enough text."""
-        cells = space.cells(self.sweep, budget, sizes)
-        trials = (space.trial(self.sweep, cell.asked(1.0), self.vocab_size) for cell in cells)
-        able = {t.question.size for t in trials if t.steps and t.tokens <= self.max_tokens}
-        return [size for size in sizes if size in able]
-
-    def _profile(self, budget: float) -> Profile:
-        if budget not in self._profiles:
-            found = soundness.profile(self.sweep, self.ledger, self.vocab_size, budget)
-            self._profiles[budget] = found
-        return self._profiles[budget]
-
-    def _predicted_n_opt(self, budget: float) -> float | None:
-        best = self._best_below(budget)
-        if best is None:
-            return None
-        # N_opt ∝ C^.5: Chinchilla, arXiv 2203.15556, table 2.
-        return best.shape.params_non_embedding * math.sqrt(budget / best.question.budget)
-
-    def _given_rate(self, cell: Cell) -> float | None:
-        """The rate that is not the sampler's to choose: another seed's, or a warm start's."""
-        if cell.rate is not None:
-            return cell.rate
-        if cell.seed != self.sweep.seed:
-            first = self.ledger.record(replace(cell, seed=self.sweep.seed).key)
-            return first.question.learning_rate
-        search = self.sweep.search
-        if cell.number or not search.warm_start or search.sampler in DESIGNED:
-            return None
-        best = self._best_below(cell.budget)
-        low, high = search.learning_rate
-        return best.question.learning_rate if best else math.sqrt(low * high)
-
-    def _best_below(self, budget: float) -> Trial | None:
-        """The best completed trial of the largest smaller budget whose every size has one."""
-        budgets = space.budgets(self.sweep, self.vocab_size)
-        for smaller in reversed([b for b in budgets if b < budget]):
-            profile = self._profile(smaller)
-            if set(self._window(smaller)) <= set(profile.losses):
-                return profile.best
-        return None
 
     # --- report, fail
 
@@ -342,7 +252,7 @@ class Engine:
     def _conclude(self, record: Record, status: Status) -> None:
         """Tell everyone who learns from a trial that the ledger says it is over; twice is once."""
         trial, reports = self.trial(record), self.ledger.reports(record.key)
-        self._profiles.pop(record.question.budget, None)
+        self.agenda.changed(record.question.budget)
         self.studies.tell(record.question.budget, record.optuna, status, reports, trial.flops)
         if self.answers:
             self.answers.keep(trial, reports, self.ledger.record(record.key).device)
@@ -352,7 +262,7 @@ class Engine:
     def _recover(self) -> None:
         """Bring rungs, studies and reservations to what the ledger says."""
         for record in self.ledger.records():
-            self._known.add(record.key)
+            self.agenda.strike(record.question.cell)
             trial = self.trial(record)
             reports = self.ledger.reports(record.key)
             for progress in reports:

@@ -47,7 +47,7 @@ def _row(
         "context_length": shape.context_length, "params": shape.params,
         "params_embedding": shape.params_embedding, "params_head": shape.params_head,
         "learning_rate": asked.learning_rate, "batch_size": trial.batch_size,
-        "weight_decay": training.weight_decay, "warmup": training.warmup,
+        "weight_decay": trial.weight_decay, "warmup": training.warmup,
         "schedule": training.schedule, "optimizer": training.optimizer,
         "parametrization": training.parametrization, "dtype": training.dtype,
         "backend": sweep.backend, "flops_charged": float(record.charged),

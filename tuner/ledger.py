@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.progress import Progress
-from tuner.space import Question
+from tuner.question import Question
 
 Status = Literal["waiting", "running", "completed", "pruned", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "pruned", "failed")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from tuner import space
 from tuner.config import BudgetError, ConfigError, Sweep
+from tuner.question import Cell
 from tuner.sections import Cap
 
 BYTE_VOCABULARY = 256
@@ -42,6 +43,8 @@ class Plan:
     """The whole sweep."""
 
     name: str
+    explore: BudgetPlan | None
+    """Stage one, if there is one."""
     budgets: tuple[BudgetPlan, ...]
     trials: int
     flops: float
@@ -59,6 +62,11 @@ class Plan:
     money: float
     """At most, at `cap.price_per_hour`."""
     warnings: tuple[str, ...]
+
+    @property
+    def stages(self) -> tuple[BudgetPlan, ...]:
+        """Stage one and the profiles."""
+        return (self.explore, *self.budgets) if self.explore else self.budgets
 
     def to_dict(self) -> dict[str, object]:
         """Every number the table shows."""
@@ -80,20 +88,23 @@ def plan(sweep: Sweep, vocab_size: int | None = None) -> Plan:
     budgets = tuple(
         _budget(sweep, budget, vocab_size) for budget in space.budgets(sweep, vocab_size)
     )
-    total = sum(b.flops for b in budgets)
+    explore = _explored(sweep, vocab_size)
+    stages = (explore, *budgets) if explore else budgets
+    total = sum(b.flops for b in stages)
     limit = sweep.cap.flops or total * (1 + RETRIES)
-    _refuse(sweep, budgets, limit)
+    _refuse(sweep, stages, limit)
     seconds = min(limit / sweep.resources.flops_per_second, slot_seconds(sweep.cap))
     hours = seconds / 3600
     return Plan(
         name=sweep.name,
+        explore=explore,
         budgets=budgets,
-        trials=sum(b.trials for b in budgets),
+        trials=sum(b.trials for b in stages),
         flops=total,
-        flops_exact=sum(b.flops_exact for b in budgets),
-        flops_6nd=sum(b.flops_6nd for b in budgets),
+        flops_exact=sum(b.flops_exact for b in stages),
+        flops_6nd=sum(b.flops_6nd for b in stages),
         cap=limit,
-        flops_expected=min(limit, sum(b.flops_expected for b in budgets)),
+        flops_expected=min(limit, sum(b.flops_expected for b in stages)),
         hours=hours,
         money=hours * sweep.cap.price_per_hour,
         warnings=tuple(_warnings(sweep, budgets, total, limit)),
@@ -112,43 +123,54 @@ def vocabulary(sweep: Sweep) -> int:
     return BYTE_VOCABULARY if kind == "byte" else int(size)
 
 
+def _explored(sweep: Sweep, vocab_size: int) -> BudgetPlan | None:
+    """Stage one, if there is one."""
+    budget = sweep.explore.budget
+    if budget is None:
+        return None
+    size = space.explored_size(sweep, budget, vocab_size)
+    return _count(sweep, budget, (size,), sweep.explore.trials, vocab_size)
+
+
 def _budget(sweep: Sweep, budget: float, vocab_size: int) -> BudgetPlan:
     shapes = space.window(sweep, budget, vocab_size)
-    trials = [
-        space.trial(
-            sweep,
-            space.Question(budget=budget, size=size, learning_rate=1.0, number=0, seed=0),
-            vocab_size,
-        )
-        for size in shapes
-    ]
-    each = sweep.search.trials * sweep.search.seeds
+    return _count(sweep, budget, shapes, sweep.search.trials * sweep.search.seeds, vocab_size)
+
+
+def _count(
+    sweep: Sweep, budget: float, shapes: tuple[space.Size, ...], each: int, vocab_size: int
+) -> BudgetPlan:
+    """Count the trials of one budget, `each` of them at each of its shapes."""
+    cells = [Cell(budget=budget, size=size, number=0, seed=0) for size in shapes]
+    of_size = [space.largest(sweep, cell, vocab_size) for cell in cells]
+    trials = [trial for some in of_size for trial in some]
+    mean = each / len(of_size[0])  # of each batch size that is searched
     sizes = [t.shape.params_non_embedding for t in trials]
     return BudgetPlan(
         budget=budget,
-        trials=len(trials) * each,
+        trials=len(shapes) * each,
         shapes=shapes,
         params=(min(sizes), max(sizes)),
         tokens=(min(t.tokens for t in trials), max(t.tokens for t in trials)),
         steps=(min(t.steps for t in trials), max(t.steps for t in trials)),
-        flops=budget * each * len(trials),
-        flops_exact=float(each * sum(t.tokens * t.shape.flops_per_token("exact") for t in trials)),
-        flops_6nd=float(each * sum(t.tokens * t.shape.flops_per_token("6ND") for t in trials)),
-        flops_expected=sum(t.flops for t in trials) * sweep.search.seeds * _share(sweep),
+        flops=budget * each * len(shapes),
+        flops_exact=float(mean * sum(t.tokens * t.shape.flops_per_token("exact") for t in trials)),
+        flops_6nd=float(mean * sum(t.tokens * t.shape.flops_per_token("6ND") for t in trials)),
+        flops_expected=mean * sum(t.flops for t in trials) * _share(sweep, each),
     )
 
 
-def _share(sweep: Sweep) -> float:
-    """Runs' worth of FLOPs that one shape's learning rates take, if each rung keeps its quota."""
-    runs = sweep.search.trials
+def _share(sweep: Sweep, each: int) -> float:
+    """Share of one shape's FLOPs that are spent, if each rung keeps its quota."""
+    runs = max(1, each // sweep.search.seeds)
     if not sweep.pruning.enabled:
-        return runs
+        return 1.0
     spent, start, alive = 0.0, 0.0, float(runs)
     for rung in sweep.report_fractions:
         spent += alive * (rung - start)
         start = rung
         alive = max(1.0, alive / sweep.pruning.reduction)
-    return spent
+    return spent / runs
 
 
 def _refuse(sweep: Sweep, budgets: tuple[BudgetPlan, ...], limit: float) -> None:

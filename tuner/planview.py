@@ -12,7 +12,7 @@ def show(plan: Plan, console: Console) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "FLOP", "likely"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for b in plan.budgets:
+    for b in plan.stages:
         ends = [f"{layers}x{width}" for layers, width in (b.shapes[0], b.shapes[-1])]
         table.add_row(
             f"{b.budget:.3g}", str(b.trials), _range(*ends), *(

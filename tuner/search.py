@@ -1,14 +1,16 @@
-"""Which learning rate next: one Optuna study per budget, told the truth. Needs no ray.
+"""Which setting next: one Optuna study per budget, told the truth. Needs no ray.
 
 The shape of a trial is given, so that every size of a profile is covered; Optuna proposes its
-learning rate. Each proposal is a pure function of the sweep's seed and of what the study knows,
-so a resumed sweep proposes what an undisturbed one would have.
+learning rate, and its batch size and weight decay where they are searched. Each proposal is a pure
+function of the sweep's seed and of what the study knows, so a resumed sweep proposes what an
+undisturbed one would have.
 """
 
 import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import optuna
@@ -19,12 +21,15 @@ from model.progress import Progress
 from tuner import space
 from tuner.config import Sweep
 from tuner.ledger import Status
-from tuner.space import Cell
+from tuner.question import Cell, Setting
 
 RATE = "learning_rate"
+BATCH = "batch_size"
+DECAY = "weight_decay"
 SIZE = "params"
+Choice = TypeVar("Choice", int, float)
 DESIGNED = ("grid", "qmc")
-"""Samplers whose rates are settled beforehand."""
+"""Samplers whose settings are settled beforehand."""
 
 
 class Studies:
@@ -35,29 +40,39 @@ class Studies:
         self.sweep = sweep
         self.vocab_size = vocab_size
         self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-        self._budgets = space.budgets(sweep, vocab_size)
+        self._budgets = space.studied(sweep, vocab_size)
+        self._profiled = space.budgets(sweep, vocab_size)
         self._studies = {budget: self._study(budget) for budget in self._budgets}
 
-    def propose(self, cell: Cell, rate: float | None) -> tuple[float, int]:
-        """The learning rate of a question whose rate is open, and its number in the Optuna study.
+    def propose(
+        self, cell: Cell, given: Setting | None, rates: tuple[float, float]
+    ) -> tuple[Setting, int]:
+        """The setting of a question where it is open, and its number in the Optuna study.
 
         Args:
             cell: the question.
-            rate: to be tried as it is (a warm start, another seed); None leaves it to the sampler.
+            given: to be tried as it is (a warm start, another seed); None leaves it to the sampler.
+            rates: lowest and highest learning rate to try.
         """
-        study = self._studies[cell.budget]
+        study, search = self._studies[cell.budget], self.sweep.search
         fixed: dict[str, float] = {SIZE: float(self._params(cell.size))}
-        rate = self._designed(cell) if rate is None else rate
-        if rate is not None:
-            fixed[RATE] = rate
+        given = self._designed(cell, rates) if given is None else given
+        if given is not None:
+            named = {RATE: given.learning_rate, BATCH: given.batch_size, DECAY: given.weight_decay}
+            fixed |= {name: value for name, value in named.items() if value is not None}
         study.sampler = self._sampler(cell.budget, len(self.trials(cell.budget)))
         study.enqueue_trial(fixed, user_attrs={"trial": cell.key})
         trial = study.ask()
         trial.suggest_float(SIZE, *self._range, log=True)
-        low, high = self.sweep.search.learning_rate
-        if rate is not None:  # an extension may go beyond the range
-            low, high = min(low, rate), max(high, rate)
-        return trial.suggest_float(RATE, low, high, log=True), trial.number
+        low, high = rates
+        if given is not None:  # an extension may go beyond the range
+            low, high = min(low, given.learning_rate), max(high, given.learning_rate)
+        setting = Setting(
+            learning_rate=trial.suggest_float(RATE, low, high, log=True),
+            batch_size=_chosen(trial, BATCH, search.batch_size),
+            weight_decay=_chosen(trial, DECAY, search.weight_decay),
+        )
+        return setting, trial.number
 
     def tell(
         self, budget: float, optuna_number: int, status: Status,
@@ -108,22 +123,29 @@ class Studies:
 
     @property
     def _range(self) -> tuple[float, float]:
-        sizes = [self._params(size) for size in space.ladder(self.sweep, self.vocab_size)]
+        explored = [cell.size for cell in space.exploration(self.sweep, self.vocab_size)[:1]]
+        ladder = space.ladder(self.sweep, self.vocab_size)
+        sizes = [self._params(size) for size in (*ladder, *explored)]
         return float(min(sizes)), float(max(sizes))
 
     def _params(self, size: space.Size) -> int:
         return space.shape(self.sweep, size, self.vocab_size).params_non_embedding
 
-    def _designed(self, cell: Cell) -> float | None:
-        """The rate of a sampler whose points do not depend on what was learned; else None."""
-        search = self.sweep.search
+    def _designed(self, cell: Cell, rates: tuple[float, float]) -> Setting | None:
+        """The setting of a sampler whose points do not depend on what was learned; else None."""
+        search, choices = self.sweep.search, space.choices(self.sweep)
+        count = search.trials if cell.budget in self._profiled else self.sweep.explore.trials
         if search.sampler == "grid":
-            return space.rates(self.sweep, search.trials)[cell.number]
+            rate, choice = divmod(cell.number, len(choices))
+            share, which = space.rates(rates, max(1, count // len(choices))), choices[choice]
+            return _setting(share[rate % len(share)], which)
         if search.sampler == "qmc":
             stream = self._stream(cell.budget, 0, *cell.size)
-            points = qmc.Halton(d=1, rng=np.random.default_rng(stream)).random(cell.number + 1)
-            low, high = (math.log(rate) for rate in search.learning_rate)
-            return math.exp(low + (high - low) * float(points[-1, 0]))
+            axes = 1 if len(choices) == 1 else 2
+            points = qmc.Halton(d=axes, rng=np.random.default_rng(stream)).random(cell.number + 1)
+            low, high = (math.log(rate) for rate in rates)
+            which = choices[int(points[-1, -1] * len(choices))]
+            return _setting(math.exp(low + (high - low) * float(points[-1, 0])), which)
         return None
 
     def _sampler(self, budget: float, number: int) -> optuna.samplers.BaseSampler:
@@ -133,7 +155,7 @@ class Studies:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             match self.sweep.search.sampler:
                 case "tpe":
-                    startup = 2 * len(space.window(self.sweep, budget, self.vocab_size))
+                    startup = 2 * self._sizes(budget)
                     return optuna.samplers.TPESampler(
                         seed=seed, multivariate=True, n_startup_trials=startup
                     )
@@ -144,7 +166,22 @@ class Studies:
                 case _:
                     return optuna.samplers.RandomSampler(seed=seed)
 
+    def _sizes(self, budget: float) -> int:
+        """Sizes tried at a budget: one where rates are explored."""
+        if budget not in self._profiled:
+            return 1
+        return len(space.window(self.sweep, budget, self.vocab_size))
+
     def _stream(self, budget: float, *place: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(
             self.sweep.seed, spawn_key=(self._budgets.index(budget), *place)
         )
+
+
+def _setting(rate: float, choice: tuple[int | None, float | None]) -> Setting:
+    return Setting(learning_rate=rate, batch_size=choice[0], weight_decay=choice[1])
+
+
+def _chosen(trial: optuna.Trial, name: str, among: Sequence[Choice]) -> Choice | None:
+    """One of the choices; None where there are none."""
+    return cast("Choice", trial.suggest_categorical(name, list(among))) if among else None

@@ -130,6 +130,10 @@ class Search(Section):
     """Learning rates at each (budget, shape)."""
     learning_rate: tuple[Positive, Positive] = (4e-3, 1.28e-1)
     """Lowest and highest rate, searched in log space."""
+    batch_size: tuple[Count, ...] = ()
+    """Batch sizes to choose from at every trial; left out: `training.batch_size`."""
+    weight_decay: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Weight decays to choose from; left out: `training.weight_decay`."""
     seeds: Count = 1
     """Runs of each configuration, each with its own weights and data order."""
     warm_start: bool = True
@@ -139,12 +143,32 @@ class Search(Section):
     repeats: Annotated[int, Field(ge=0)] = 1
     """Further seeds of each budget's best run, as part of the extension."""
 
+    @field_validator("batch_size", "weight_decay")
+    @classmethod
+    def _rising(cls, choices: tuple[float, ...]) -> tuple[float, ...]:
+        if list(choices) != sorted(set(choices)):
+            raise ValueError(f"choices must rise: {sorted(set(choices))}")
+        return choices
+
     @field_validator("learning_rate")
     @classmethod
     def _ordered(cls, rates: tuple[float, float]) -> tuple[float, float]:
         if rates[0] >= rates[1]:
             raise ValueError(f"lowest rate first: [{rates[1]:g}, {rates[0]:g}]")
         return rates
+
+
+class Explore(Section):
+    """Stage one: settings at one shape and one small budget, before any profile."""
+
+    budget: Positive | None = None
+    """FLOPs of each trial; left out: there is no stage one."""
+    trials: Count = 8
+    """Learning rates tried; a best one on the edge adds more."""
+    size: LadderSize | None = None
+    """Its shape; left out: the one of the ladder nearest the predicted optimum."""
+    within: Annotated[float, Field(gt=1)] = 4.0
+    """Profiles then search within this factor of the best rate."""
 
 
 class Pruning(Section):

@@ -5,15 +5,16 @@ and its noise is known from another seed.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
 
 from tuner import space
 from tuner.config import Sweep
 from tuner.ledger import Ledger
-from tuner.space import Cell, Size, Trial
+from tuner.question import Cell, Setting
+from tuner.space import Size, Trial
 
 MARGIN = 2
 """Completed sizes wanted on each side of the minimum."""
@@ -68,15 +69,22 @@ class Profile:
         if added:
             return space.cells(sweep, self.budget, added)
         if self.edge is not None:
-            places = product(self._neighbors(), range(sweep.search.seeds))
-            return [
-                self._cell(size, self.numbers[size], sweep.seed + seed, self.edge)
-                for size, seed in places
-            ]
+            return self.beyond(sweep)
         asked = self.best.question
         return [
-            self._cell(asked.size, asked.number, sweep.seed + seed, asked.learning_rate)
+            self._cell(asked.size, asked.number, sweep.seed + seed, asked.setting)
             for seed in range(self.seeds, 1 + sweep.search.repeats)
+        ]
+
+    def beyond(self, sweep: Sweep) -> list[Cell]:
+        """The trials beyond the edge that the best learning rate is on, if it is on one."""
+        if self.best is None or self.edge is None:
+            return []
+        setting = replace(self.best.question.setting, learning_rate=self.edge)
+        places = product(self._neighbors(), range(sweep.search.seeds))
+        return [
+            self._cell(size, self.numbers[size], sweep.seed + seed, setting)
+            for size, seed in places
         ]
 
     def faults(self, min_steps: int) -> list[str]:
@@ -115,8 +123,8 @@ class Profile:
         place = self.window.index(self.best.question.size)
         return list(self.window[max(0, place - 1) : place + 2])
 
-    def _cell(self, size: Size, number: int, seed: int, rate: float) -> Cell:
-        return Cell(budget=self.budget, size=size, number=number, seed=seed, rate=rate)
+    def _cell(self, size: Size, number: int, seed: int, setting: Setting) -> Cell:
+        return Cell(budget=self.budget, size=size, number=number, seed=seed, setting=setting)
 
 
 def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Profile:
@@ -139,13 +147,19 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
     sizes = {question.size for question in asked}
     return Profile(
         budget=budget,
-        window=tuple(size for size in space.ladder(sweep, vocab_size) if size in sizes),
+        window=_rising(sweep, vocab_size, sizes),
         losses=losses,
         best=best,
         rates=(min(tried, default=0.0), max(tried, default=0.0)),
         numbers={size: 1 + max(q.number for q in asked if q.size == size) for size in sizes},
         seeds=len(runs[_cell(best)]) if best else 0,
     )
+
+
+def _rising(sweep: Sweep, vocab_size: int, sizes: Collection[Size]) -> tuple[Size, ...]:
+    """Sizes, fewest weights first."""
+    params = {s: space.shape(sweep, s, vocab_size).params_non_embedding for s in sizes}
+    return tuple(sorted(sizes, key=params.__getitem__))
 
 
 def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:

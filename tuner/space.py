@@ -1,83 +1,19 @@
 """From a budget to what may be tried at it, and to a trial's exact steps."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from model.shape import Shape
 from tuner.config import ConfigError, Sweep, digest
 from tuner.grid import crossings, whole_steps
 from tuner.ladder import Size, built, shape
+from tuner.question import Cell, Question, Setting
 
 if TYPE_CHECKING:
     from tuner.recording import Recording
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a trial is asked: with the sweep, all that its row is a function of."""
-
-    budget: float
-    """FLOP."""
-    size: Size
-    """(num_layers, d_model)."""
-    learning_rate: float
-    number: int
-    """Counts the rates tried at this (budget, size) from 0."""
-    seed: int
-    """Of weights and data order."""
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A question from its fields, `size` as any pair."""
-        return cls(**_sized(fields))
-
-    @property
-    def key(self) -> str:
-        """Its trial's name within the sweep."""
-        layers, width = self.size
-        return f"{self.budget:g}-{layers}x{width}-r{self.number}-s{self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A question whose learning rate may still be open."""
-
-    budget: float
-    """FLOP."""
-    size: Size
-    """(num_layers, d_model)."""
-    number: int
-    """Counts the rates tried at this (budget, size) from 0."""
-    seed: int
-    """Of weights and data order."""
-    rate: float | None = None
-    """Learning rate; None leaves it to the search."""
-
-    def asked(self, learning_rate: float) -> Question:
-        """The question, its rate settled."""
-        return Question(
-            budget=self.budget, size=self.size, number=self.number, seed=self.seed,
-            learning_rate=learning_rate,
-        )  # fmt: skip
-
-    @property
-    def key(self) -> str:
-        """Its trial's name within the sweep."""
-        return self.asked(0.0).key
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A cell from its fields, `size` as any pair."""
-        return cls(**_sized(fields))
-
-
-def _sized(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that went through JSON, where a pair is a list."""
-    layers, width = fields["size"]
-    return {**fields, "size": (layers, width)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +24,8 @@ class Trial:
     shape: Shape
     batch_size: int
     """Sequences a step."""
+    weight_decay: float
+    """Decoupled decay."""
     steps: int
     """The most whole optimizer steps whose FLOPs fit in the budget."""
     flops_per_step: int
@@ -118,18 +56,20 @@ class Trial:
 def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
     """The trial that answers `question`."""
     full = shape(sweep, question.size, vocab_size)
+    decay = question.weight_decay
     if sweep.design == "grid":
         tokens = crossings(sweep, vocab_size)[question.budget, question.size]
         batch_size = sweep.batch_size(tokens)
         steps = whole_steps(tokens, batch_size, full)
     else:
-        batch_size = sweep.batch_size(question.budget)
+        batch_size = question.batch_size or sweep.batch_size(question.budget)
         steps = full.steps(question.budget, batch_size, sweep.convention)
     reports = {max(1, round(share * steps)) for share in sweep.report_fractions}
     return Trial(
         question=question,
         shape=full,
         batch_size=batch_size,
+        weight_decay=sweep.training.weight_decay if decay is None else decay,
         steps=steps,
         flops_per_step=full.flops_per_step(batch_size, sweep.convention),
         report_steps=tuple(sorted(reports)),
@@ -141,6 +81,12 @@ def budgets(sweep: Sweep, vocab_size: int) -> tuple[float, ...]:
     if sweep.design == "grid":
         return tuple(sorted({budget for budget, _ in crossings(sweep, vocab_size)}))
     return sweep.budgets
+
+
+def studied(sweep: Sweep, vocab_size: int) -> tuple[float, ...]:
+    """Every budget that has an Optuna study: stage one's, if there is one, and the profiles'."""
+    explored = () if sweep.explore.budget is None else (sweep.explore.budget,)
+    return (*explored, *budgets(sweep, vocab_size))
 
 
 def ladder(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
@@ -202,9 +148,49 @@ def cells(sweep: Sweep, budget: float, sizes: Sequence[Size]) -> list[Cell]:
     ]
 
 
-def rates(sweep: Sweep, count: int) -> tuple[float, ...]:
-    """`count` learning rates evenly spaced in log space, inside the range, none on its edge."""
-    low, high = (math.log(rate) for rate in sweep.search.learning_rate)
+def exploration(sweep: Sweep, vocab_size: int) -> list[Cell]:
+    """What stage one asks: settings at one shape and one small budget; nothing without one."""
+    budget, seed = sweep.explore.budget, sweep.seed
+    if budget is None:
+        return []
+    size = explored_size(sweep, budget, vocab_size)
+    numbers = range(sweep.explore.trials)
+    return [Cell(budget=budget, size=size, number=number, seed=seed) for number in numbers]
+
+
+def explored_size(sweep: Sweep, budget: float, vocab_size: int) -> Size:
+    """The shape of stage one: as written, or the one nearest the predicted optimum."""
+    sizes = offered(sweep, budget, vocab_size)
+    return sweep.explore.size or min(
+        sizes, key=lambda size: _off(sweep, budget, size, vocab_size, None)
+    )
+
+
+def choices(sweep: Sweep) -> list[tuple[int | None, float | None]]:
+    """Every (batch size, weight decay) that is searched; None where one is not."""
+    search = sweep.search
+    return list(product(search.batch_size or (None,), search.weight_decay or (None,)))
+
+
+def middle(sweep: Sweep) -> Setting:
+    """The setting in the middle of what is searched."""
+    low, high = sweep.search.learning_rate
+    found = choices(sweep)
+    batch_size, weight_decay = found[len(found) // 2]
+    rate = math.sqrt(low * high)
+    return Setting(learning_rate=rate, batch_size=batch_size, weight_decay=weight_decay)
+
+
+def largest(sweep: Sweep, cell: Cell, vocab_size: int) -> list[Trial]:
+    """The trials a cell may become, but for their rates: one a batch size."""
+    batches = sweep.search.batch_size or (None,)
+    settings = (Setting(learning_rate=1.0, batch_size=batch_size) for batch_size in batches)
+    return [trial(sweep, cell.asked(setting), vocab_size) for setting in settings]
+
+
+def rates(range_: tuple[float, float], count: int) -> tuple[float, ...]:
+    """`count` learning rates evenly spaced in log space, inside a range, none on its edge."""
+    low, high = (math.log(rate) for rate in range_)
     return tuple(math.exp(low + (high - low) * (i + 0.5) / count) for i in range(count))
 
 
@@ -212,8 +198,8 @@ def config_hash(sweep: Sweep, trial: Trial, provenance: dict[str, str]) -> str:
     """Stands for everything a row is a function of: configuration, seed, data, precision."""
     asked = (
         trial.question.budget, trial.question.learning_rate, trial.question.seed, trial.shape,
-        trial.batch_size, trial.steps, trial.report_steps, sweep.backend, sweep.convention,
-        sweep.data.held_out_tokens, *_answering(sweep), provenance,
+        trial.batch_size, trial.weight_decay, trial.steps, trial.report_steps, sweep.backend,
+        sweep.convention, sweep.data.held_out_tokens, *_answering(sweep), provenance,
     )  # fmt: skip
     return digest([repr(part) for part in asked])
 
@@ -226,7 +212,7 @@ def _answering(sweep: Sweep) -> tuple[object, ...]:
     # Threads and device may move the last bits of a sum.
     place = (sweep.resources.cpus_per_trial, sweep.resources.gpus_per_trial)
     pretended = {"seconds_per_trial", "flops_per_second", "faults"}
-    told = settings.model_dump(mode="json", exclude={"batch_size", *pretended})
+    told = settings.model_dump(mode="json", exclude={"batch_size", "weight_decay", *pretended})
     return (told, *((*place, sweep.model) if sweep.backend == "train" else ()))
 
 

@@ -112,10 +112,10 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     """The status a ledger shows."""
     settled = read(ledger)
     counted = plan.plan(sweep, settled.vocab_size if settled else None)
-    by_budget: dict[float, list[Record]] = {b.budget: [] for b in counted.budgets}
+    by_budget: dict[float, list[Record]] = {b.budget: [] for b in counted.stages}
     for record in ledger.records():
         by_budget[record.question.budget].append(record)
-    planned = {b.budget: b.trials for b in counted.budgets}
+    planned = {b.budget: b.trials for b in counted.stages}
     lasts = ledger.lasts()
     budgets = tuple(_budget(b, planned[b], records, lasts) for b, records in by_budget.items())
     records = [record for some in by_budget.values() for record in some]

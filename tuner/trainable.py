@@ -11,7 +11,7 @@ from tuner.attempt import attempt, began, checkpoint_path
 from tuner.backends import contract
 from tuner.backends.contract import Job
 from tuner.config import Sweep
-from tuner.space import Question
+from tuner.question import Question
 
 
 def run_trial(config: dict[str, Any], *, job: Job) -> None:

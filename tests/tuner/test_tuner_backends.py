@@ -20,7 +20,7 @@ from tuner.config import ConfigError, parse
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance
-from tuner.space import Question
+from tuner.question import Question
 
 BUDGET = 1e8
 
@@ -127,7 +127,10 @@ def test_the_same_question_gets_the_same_answer(job):
 
 
 def test_another_rate_gets_another_answer(job):
-    low, high = space.rates(job.sweep, 3)[0], space.rates(job.sweep, 3)[2]
+    low, high = (
+        space.rates(job.sweep.search.learning_rate, 3)[0],
+        space.rates(job.sweep.search.learning_rate, 3)[2],
+    )
     slow, fast = (answers(job, trial_of(job, rate=rate)) for rate in (low, high))
     assert slow[-1].loss != fast[-1].loss
 
@@ -196,11 +199,17 @@ def test_exceptions_come_as_often_as_asked_and_always_alike(tmp_path):
 
 def test_some_configurations_diverge_and_do_so_again(tmp_path):
     job = job_of(sweep_of("law", law={"diverges": 0.5}), tmp_path)
-    ends = [answers(job, trial_of(job, rate=rate))[-1] for rate in space.rates(job.sweep, 40)]
+    ends = [
+        answers(job, trial_of(job, rate=rate))[-1]
+        for rate in space.rates(job.sweep.search.learning_rate, 40)
+    ]
     diverged = [end for end in ends if end.diverged]
     assert 10 < len(diverged) < 30
     assert all(end.loss == DIVERGED_LOSS and end.final for end in diverged)
-    again = [answers(job, trial_of(job, rate=rate))[-1] for rate in space.rates(job.sweep, 40)]
+    again = [
+        answers(job, trial_of(job, rate=rate))[-1]
+        for rate in space.rates(job.sweep.search.learning_rate, 40)
+    ]
     assert again == ends
 
 

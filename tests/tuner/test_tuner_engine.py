@@ -14,6 +14,7 @@ from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.meter import Meter
+from tuner.question import Setting
 from tuner.search import Studies
 
 SETTLED = {
@@ -154,8 +155,8 @@ class Unlearned:
 
     vocab_size = 256
 
-    def propose(self, cell, rate):
-        return rate or 0.01 * (1 + cell.number), 0
+    def propose(self, cell, given, rates):
+        return given or Setting(learning_rate=0.01 * (1 + cell.number)), 0
 
     def tell(self, *told):
         pass
@@ -194,9 +195,12 @@ def test_a_cap_that_runs_out_in_the_middle_is_kept_to_the_flop(small, seed):
         assert (ledger.charged(), ledger.reserved()) == (spent, ahead)
         assert ledger.committed() <= cap
     asked = {record.key for record in ledger.records()}
-    open_cells = [c for b in sweep.budgets for c in engine._planned(b) if c.key not in asked]
+    open_cells = [c for b in sweep.budgets for c in engine.agenda.planned(b) if c.key not in asked]
     if open_cells:  # refused, because it would have passed the cap
-        assert spent + space.trial(sweep, open_cells[0].asked(1.0), 256).flops > cap
+        assert (
+            spent + space.trial(sweep, open_cells[0].asked(Setting(learning_rate=1.0)), 256).flops
+            > cap
+        )
     sums = [sum(getattr(r, name) for r in ledger.records()) for name in ("charged", "reserved")]
     assert sums == [spent, 0]
     ledger.close()
@@ -269,7 +273,7 @@ def test_optuna_hears_the_truth(small, tmp_path):
 def test_a_kill_between_optuna_and_the_ledger_leaves_no_ghost(small, tmp_path):
     sweep = small(search={"extend": False})
     engine = engine_in(sweep, tmp_path)
-    engine.studies.propose(next(engine._cells()), None)  # asked, never entered
+    engine.studies.propose(next(engine.agenda.cells()), None, (2e-3, 2e-1))  # asked, never entered
     study = engine.studies._studies[1e13]
     study.enqueue_trial({"learning_rate": 0.01})  # enqueued, never asked
     again = engine_in(sweep, tmp_path)
@@ -475,8 +479,8 @@ def test_interruptions_of_the_sweep_are_no_deaths_of_a_trial(small, tmp_path):
 def test_a_trial_entered_but_never_started_is_not_left_waiting(small, tmp_path):
     sweep = small(budgets=[1e13], cap={"flops": 1e13})
     engine = engine_in(sweep, tmp_path)
-    for cell in list(engine._cells())[:2]:
-        rate, optuna = engine.studies.propose(cell, None)
+    for cell in list(engine.agenda.cells())[:2]:
+        rate, optuna = engine.studies.propose(cell, None, (2e-3, 2e-1))
         engine.ledger.add(cell.asked(rate), optuna)
     first = engine.ask()
     assert engine.ask() is Nothing.YET
@@ -518,7 +522,7 @@ def test_designed_rates_are_tried_as_designed(small, tmp_path, sampler):
     rates = table(sweep, tmp_path).groupby("d_model")["learning_rate"].apply(sorted)
     assert all(len(set(found)) == 3 for found in rates)
     if sampler == "grid":
-        assert all(found == sorted(space.rates(sweep, 3)) for found in rates)
+        assert all(found == sorted(space.rates(sweep.search.learning_rate, 3)) for found in rates)
 
 
 def test_sizes_that_get_no_step_or_not_enough_text_are_left_out(small, tmp_path):
@@ -526,8 +530,8 @@ def test_sizes_that_get_no_step_or_not_enough_text_are_left_out(small, tmp_path)
     sweep = small(budgets=[1e11], shapes={"ladder": ladder, "per_budget": 4})
     engine = engine_in(sweep, tmp_path)
     sizes = [tuple(size) for size in ladder]
-    assert engine._possible(1e11, sizes) == sizes[:-1]
-    tokens = {s: space.trial(sweep, cell.asked(1.0), 256).tokens
+    assert engine.agenda.possible(1e11, sizes) == sizes[:-1]
+    tokens = {s: space.trial(sweep, cell.asked(Setting(learning_rate=1.0)), 256).tokens
               for s in sizes for cell in space.cells(sweep, 1e11, [s])[:1]}  # fmt: skip
-    engine.max_tokens = tokens[1, 24]
-    assert engine._possible(1e11, sizes) == sizes[1:-1]
+    engine.agenda.max_tokens = tokens[1, 24]
+    assert engine.agenda.possible(1e11, sizes) == sizes[1:-1]

@@ -14,6 +14,7 @@ from tuner.config import ConfigError, parse
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance, settle
+from tuner.question import Question
 from tuner.sections import NAMED_SIZES
 from tuner.single import _size
 
@@ -89,7 +90,7 @@ def test_budgets_are_never_below_the_cost_even_where_floats_are_coarse():
     sweep = grid(shapes={"ladder": [[24, 1024], [24, 1808]]}, grid={"tokens": [1e9, 10**10 + 7777]})
     for budget in space.budgets(sweep, 10_000):
         for size in space.offered(sweep, budget, 10_000):
-            question = space.Question(budget=budget, size=size, learning_rate=1, number=0, seed=0)
+            question = Question(budget=budget, size=size, learning_rate=1, number=0, seed=0)
             trial = space.trial(sweep, question, 10_000)
             assert trial.flops <= budget < trial.flops + trial.flops_per_step
 

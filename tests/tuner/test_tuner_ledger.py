@@ -5,7 +5,7 @@ import pytest
 
 from model.progress import Progress
 from tuner.ledger import Ledger
-from tuner.space import Question
+from tuner.question import Question
 
 
 def question(number):

@@ -10,8 +10,8 @@ from analysis.runs import RunTableError
 from tuner import plan, recording, simulate, space
 from tuner.config import ConfigError, parse
 from tuner.ledger import Ledger
+from tuner.question import Question
 from tuner.recording import NothingNearError
-from tuner.space import Question
 
 SIZES = {(1, 16): 8_000, (1, 32): 20_000, (2, 32): 33_000}
 RATES = (0.01, 0.04)

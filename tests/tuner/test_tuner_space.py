@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tuner import ladder, space
 from tuner.config import parse
-from tuner.space import Question
+from tuner.question import Question
 
 
 def sweep_of(**settings):
@@ -77,7 +77,7 @@ def test_heads_divide_the_width(width, head_size):
 
 def test_grid_rates_stay_off_the_edges():
     sweep = sweep_of(search={"learning_rate": [1e-3, 1e-1]})
-    rates = space.rates(sweep, 4)
+    rates = space.rates(sweep.search.learning_rate, 4)
     assert rates[0] > 1e-3
     assert rates[-1] < 1e-1
     assert math.isclose(rates[1] / rates[0], rates[3] / rates[2])

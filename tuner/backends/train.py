@@ -169,7 +169,7 @@ def recipe(sweep: Sweep, trial: Trial) -> Recipe:
     return Recipe(
         learning_rate=trial.question.learning_rate,
         batch_size=trial.batch_size,
-        weight_decay=section.weight_decay,
+        weight_decay=trial.weight_decay,
         warmup=section.warmup,
         warmup_floor=section.warmup_floor,
         schedule=section.schedule,
