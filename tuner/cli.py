@@ -118,18 +118,32 @@ def resume(folder: Folder, address: Address = None) -> None:
 
 
 @app.command()
-def status(folder: Folder, as_json: AsJson = False) -> None:
+def status(
+    folder: Folder,
+    as_json: AsJson = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on showing until the sweep's run ends, or Ctrl-C.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(help="Seconds between two looks of --watch.", callback=positive)
+    ] = 2.0,
+) -> None:
     """Show where a sweep stands, from its folder alone.
 
-    Example: isoflop status runs/demo
+    Example: isoflop status runs/demo --watch
     """
-    from tuner import status as statuses
+    from tuner import statusview
+    from tuner.status import of_folder
 
-    standing = statuses.of_folder(folder)
-    if as_json:
-        print_json(standing.to_dict())
+    if watch:
+        try:
+            statusview.watch(folder, every, out, as_json=as_json)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+    elif as_json:
+        print_json(of_folder(folder).to_dict())
     else:
-        out.print(statuses.table(standing))
+        out.print(statusview.table(of_folder(folder)))
 
 
 @app.command()
@@ -301,16 +315,16 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     """Run or go on, then fit and report; leave with the exit code that says how it went."""
     from analysis.results import FitError
     from analysis.tables import RunTableError
-    from tuner import answer
+    from tuner import answer, statusview
     from tuner import status as statuses
     from tuner import sweep as sweeps
 
-    talk.print(f"writing to {folder}; watch it with: isoflop status {folder}")
+    talk.print(f"writing to {folder}; watch it with: isoflop status {folder} --watch")
     talk.print(f"            tensorboard --logdir {folder / 'tensorboard'}")
     with _interruptible(folder):
         sweeps.run(sweep, folder, address=address)
     standing = statuses.of_folder(folder)
-    talk.print(statuses.table(standing))
+    talk.print(statusview.table(standing))
     path = folder / "report.html"
     try:
         prediction = answer.write_report(answer.read(folder), folder, path, sweep.target_budget)

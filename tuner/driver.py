@@ -1,5 +1,6 @@
 """The engine in Ray's terms: a searcher, a scheduler and a callback that only pass on."""
 
+import math
 import pickle
 import time
 from dataclasses import asdict, fields
@@ -16,7 +17,7 @@ from ray.tune.search import Searcher
 from model.progress import Progress
 from tuner import space
 from tuner.attempt import checkpoint_path
-from tuner.backends.contract import Job, too_large
+from tuner.backends.contract import Job
 from tuner.engine import Engine, Nothing
 from tuner.watch import Unsaved
 
@@ -28,13 +29,26 @@ _PROGRESS = [field.name for field in fields(Progress)]
 class Driver(Unsaved):
     """The engine in Ray's terms. Retries are the engine's, so a trial may be several Ray trials."""
 
-    def __init__(self, engine: Engine, job: Job) -> None:
+    def __init__(self, engine: Engine, job: Job, *, at_most: int | None = None) -> None:
+        """Bind an engine to Ray.
+
+        Args:
+            engine: that decides.
+            job: what its trials share.
+            at_most: trials handed out at once; None: as many as there is room for.
+        """
         self.engine = engine
         self.job = job
+        self._at_most = math.inf if at_most is None else at_most
         self.keys: dict[str, str] = {}
         self.searcher = _Searcher(self)
         self.scheduler = _Scheduler(self)
         self.lives = _Lives(self)
+
+    @property
+    def is_full(self) -> bool:
+        """As many trials are handed out as may be at once."""
+        return len(self.engine.ledger.records("running")) >= self._at_most
 
 
 class _Searcher(Searcher):
@@ -46,6 +60,8 @@ class _Searcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's config; None to wait; FINISHED at the end."""
+        if self.driver.is_full:
+            return None
         trial = self.driver.engine.ask()
         if trial is Nothing.LEFT:
             return cast("dict[str, Any]", Searcher.FINISHED)  # Ray's sentinel is a string
@@ -138,7 +154,7 @@ class _Lives(Callback):
         seconds, error = self._silent.pop(key, None), _error(trial)
         reason = _reason(error) if seconds is None else f"it hung: no report for {seconds:.0f} s"
         cause = error.cause if isinstance(error, RayTaskError) else None
-        self.driver.engine.fail(key, reason, too_large=too_large(cause))
+        self.driver.engine.fail(key, reason, cause)
 
 
 def _error(trial: RayTrial) -> object:

@@ -13,6 +13,7 @@ from model.progress import Progress
 from tuner import space
 from tuner.agenda import Agenda
 from tuner.answers import Answers
+from tuner.backends.contract import FinalError, OutOfMemoryError
 from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger, Record, Status
 from tuner.meter import Clock, Meter
@@ -210,25 +211,24 @@ class Engine:
             return self.sweep.resources.silence
         return max(LEAST_PATIENCE, PATIENCE * self.meter.takes(self._next_report(record)))
 
-    def fail(self, key: str, reason: str, *, too_large: int | None = None) -> None:
+    def fail(self, key: str, reason: str, error: BaseException | None = None) -> None:
         """A trial's process died: charge what may be lost, and let it wait for another attempt.
 
         Args:
             key: of the trial.
             reason: why, as far as is known.
-            too_large: micro-batch that did not fit in memory, if that is why. The next attempt gets
-                half of it; there is one such attempt.
+            error: what the attempt raised, if it raised anything. After one that ran out of memory
+                there is one attempt at half its micro-batch; after a final one there is none.
         """
         record = self.ledger.record(key)
         if record.status != "running":
             return
         self._lose(record, reason)
         died_often = self.ledger.count_death(key) >= self.sweep.resources.max_attempts
-        halved = record.micro_batch_size is not None
-        if died_often or (too_large is not None and (halved or too_large == 1)):
+        if died_often or _is_final(record, error):
             self._end(record, "failed", reason)
-        elif too_large is not None:
-            self.ledger.limit(key, too_large // 2)
+        elif isinstance(error, OutOfMemoryError):
+            self.ledger.limit(key, error.micro_batch_size // 2)
 
     def _lose(self, record: Record, reason: str) -> None:
         """End an attempt: all work up to the next report may be lost, and is charged."""
@@ -277,6 +277,13 @@ class Engine:
                 self._lose(record, "the sweep was interrupted")
         known = {(r.question.budget, r.optuna) for r in self.ledger.records()}
         self.studies.forget_unknown(known)
+
+
+def _is_final(record: Record, error: BaseException | None) -> bool:
+    """Would another attempt end as this one did?"""
+    if isinstance(error, OutOfMemoryError):
+        return record.micro_batch_size is not None or error.micro_batch_size == 1
+    return isinstance(error, FinalError)
 
 
 def _ended(trial: Trial, progress: Progress) -> Verdict | None:

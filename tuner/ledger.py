@@ -11,13 +11,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import quote
 
 from model.progress import Progress
 from tuner.question import Question
 
 Status = Literal["waiting", "running", "completed", "pruned", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "pruned", "failed")
+
+END = "end"
+"""Name of the fact that says how the sweep's last run ended: `done` or `interrupted`; empty as long
+as it runs, and after a kill."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -90,6 +95,14 @@ class Ledger:
         self._db.row_factory = sqlite3.Row
         # FULL, not NORMAL: a power cut after a settled trial must not bring its FLOPs back.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+
+    @classmethod
+    def reading(cls, path: Path) -> Self:
+        """The record of a sweep for one who only looks: nothing is written, wherever it lies."""
+        ledger = cls.__new__(cls)
+        ledger.path = path
+        ledger._db = _looked_at(path)
+        return ledger
 
     def close(self) -> None:
         """Close the file."""
@@ -294,6 +307,25 @@ class Ledger:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+
+def _looked_at(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write; without locks where storage is read-only and has none."""
+    place = quote(str(path.resolve()))
+    for options in ("mode=ro", "mode=ro&immutable=1"):
+        db = sqlite3.connect(
+            f"file:{place}?{options}", uri=True, timeout=60, check_same_thread=False
+        )
+        db.row_factory = sqlite3.Row
+        try:
+            db.execute("SELECT 1 FROM facts LIMIT 1")
+        except sqlite3.OperationalError:
+            db.close()
+            if "immutable" in options:
+                raise
+        else:
+            return db
+    raise AssertionError("unreachable")
 
 
 def _record(row: sqlite3.Row) -> Record:

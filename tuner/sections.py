@@ -217,7 +217,7 @@ class Resources(Section):
     loading_workers: Annotated[int, Field(ge=0)] = 0
     """Threads of a trial that read text ahead: for corpora on slow disks. They move no bit."""
     slots: Count | None = None
-    """Trials at once on this machine; left out, and on a cluster: as many as fit."""
+    """Trials at once; left out: as many as fit."""
     flops_per_second: Positive = 1e10
     """Training speed of one slot that the plan reckons with: `isoflop doctor` measures it."""
     max_attempts: Count = 4

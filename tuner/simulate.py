@@ -8,7 +8,7 @@ from pathlib import Path
 from model.progress import Progress
 from tuner import plan
 from tuner.backends import contract
-from tuner.backends.contract import AttemptError, Job, Run, too_large
+from tuner.backends.contract import AttemptError, Job, Run
 from tuner.config import Sweep
 from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
@@ -94,7 +94,7 @@ class _Clock:
         try:
             progress = next(rest)
         except AttemptError as error:
-            self.engine.fail(key, f"{type(error).__name__}: {error}", too_large=too_large(error))
+            self.engine.fail(key, f"{type(error).__name__}: {error}", error)
             return
         due = self.now + (progress.flops - spent) / self.job.sweep.resources.flops_per_second
         heapq.heappush(self._due, (due, next(self._tie), key, progress, run, rest))

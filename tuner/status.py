@@ -1,16 +1,16 @@
-"""Where a sweep stands, from its folder alone; and that, shown while it runs. Needs no torch."""
+"""Where a sweep stands, from its folder alone. Needs neither torch nor ray."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from model.progress import Progress
 from tuner import plan, space
 from tuner.config import ConfigError, Sweep, load
-from tuner.ledger import ENDED, Ledger, Record
+from tuner.ledger import END, ENDED, Ledger, Record
 from tuner.provenance import Provenance, read
+
+STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class SweepStatus:
     """Training time of all trials together."""
     recalled: int
     """Trials answered from the record of the storage folder, free."""
+    end: str
+    """How its last run ended, `done` or `interrupted`; empty while it runs, and after a kill."""
 
     @property
     def ended(self) -> int:
@@ -101,7 +103,7 @@ def open_folder(folder: Path) -> tuple[Sweep, Ledger, Provenance]:
     path = folder / "ledger.db"
     if not path.is_file():
         raise ConfigError(f"{folder}: no sweep here (no ledger.db); name a sweep's folder")
-    ledger = Ledger(path)
+    ledger = Ledger.reading(path)
     provenance = read(ledger)
     if provenance is None:
         raise ConfigError(f"{folder}: the sweep never began; start it with: isoflop run")
@@ -127,13 +129,14 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         reserved=sum(r.reserved for r in records),
         seconds=sum(lasts[r.key].seconds for r in records if r.attempts and r.key in lasts),
         recalled=sum(not r.attempts and r.status in ENDED for r in records),
+        end=ledger.fact(END) or "",
     )
 
 
 def _budget(
     budget: float, planned: int, records: list[Record], lasts: Mapping[str, Progress]
 ) -> BudgetStatus:
-    counts = {name: sum(r.status == name for r in records) for name in _SHOWN}
+    counts = {name: sum(r.status == name for r in records) for name in STATUSES}
     done = [(lasts[r.key].loss, r) for r in records if r.status == "completed"]
     best = min(done, key=lambda pair: pair[0], default=None)
     return BudgetStatus(
@@ -145,23 +148,3 @@ def _budget(
         best_learning_rate=best[1].question.learning_rate if best else None,
         **counts,
     )
-
-
-_SHOWN = ("completed", "pruned", "failed", "running", "waiting")
-
-
-def table(status: SweepStatus) -> Table:
-    """The status as a table for a terminal."""
-    recalled = f", {status.recalled} trials from the record" if status.recalled else ""
-    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}"
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("budget", "trials", "done", *_SHOWN[1:4], "FLOP", "loss", "size", "rate"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for b in status.budgets:
-        counts = [str(getattr(b, name)) for name in ("planned", *_SHOWN[:4])]
-        best = ["", "", ""]
-        if b.best_loss is not None and b.best_size is not None:
-            best = [f"{b.best_loss:.4f}", f"{b.best_size[0]}x{b.best_size[1]}"]
-            best.append(f"{b.best_learning_rate:.3g}")
-        shown.add_row(f"{b.budget:g}", *counts, f"{b.charged:.3g}", *best)
-    return shown

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from tuner.config import ConfigError, Sweep, digest, load
 from tuner.driver import Driver
 from tuner.engine import Engine
 from tuner.export import export
-from tuner.ledger import Ledger
+from tuner.ledger import END, Ledger
 from tuner.provenance import Provenance
 from tuner.search import Studies
 from tuner.sections import Resources
@@ -56,7 +57,8 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         address: of a running Ray cluster; None starts Ray on this machine.
 
     Raises:
-        ConfigError: the folder holds another sweep, or another process works in it.
+        ConfigError: the folder cannot be written to, holds another sweep, or another process works
+            in it.
         CorpusError: the corpus cannot be read or made.
         HopelessSweepError: the first trials all failed.
         InterruptedSweepError: Ctrl-C was pressed; everything finished is written.
@@ -64,6 +66,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
     with _alone(folder):
         write(sweep, folder)
         ledger = Ledger(folder / "ledger.db")
+        ledger.write_fact(END, "")
         corpus = corpora.of(sweep, folder.parent) if sweep.backend == "train" else None
         most = _most_tokens(sweep, corpus)  # refuses before anything is settled
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
@@ -83,6 +86,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         export(folder, sweep, ledger, provenance)
         hopeless = engine.hopeless
         unfinished = ledger.records("running", "waiting")
+        ledger.write_fact(END, "interrupted" if unfinished else "done")
         ledger.close()
         answers.close()
         if hopeless:
@@ -125,9 +129,21 @@ def _namer(sweep: Sweep, provenance: Provenance) -> Callable[[Trial], str]:
     return lambda trial: digest([space.config_hash(sweep, trial, settled), code])
 
 
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to, before anything else is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable"):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written to ({error.strerror}); name another with --dir"
+        ) from None
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_writable(folder)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
@@ -222,7 +238,9 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    driver = Driver(engine, job)
+    # A Ray of our own has as many slots as are asked for; another's has room for whatever it has.
+    own = SLOT in ray.cluster_resources()
+    driver = Driver(engine, job, at_most=None if own else engine.sweep.resources.slots)
 
     def write_table() -> None:
         export(folder, engine.sweep, engine.ledger, provenance)

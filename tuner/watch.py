@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial as RayTrial
 from rich.console import Console
 from rich.live import Live
 
-from tuner import status
+from tuner import status, statusview
 from tuner.engine import Engine
 
 EXPORT_EVERY = 2.0
@@ -52,7 +52,7 @@ class Watcher(Unsaved, Callback):
         standing = status.of(self.engine.sweep, self.engine.ledger)
         if terminal:
             self._live.start()
-            self._live.update(status.table(standing), refresh=True)
+            self._live.update(statusview.table(standing), refresh=True)
         else:
             self._console.print(standing.line(), highlight=False, soft_wrap=True)
         with self._log.open("a") as log:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -83,6 +84,65 @@ def test_status_and_export(simulated, tmp_path):
     assert "pruned" in invoke("status", simulated).stdout
     paths = invoke("export", simulated, "-o", tmp_path / "t.csv").stdout.split()
     assert [os.path.exists(path) for path in paths] == [True] * 3  # noqa: PTH110
+
+
+def test_watching_ends_with_the_sweep_s_run(simulated):
+    from tuner.ledger import END, Ledger
+
+    ledger = Ledger(simulated / "ledger.db")
+    ledger.write_fact(END, "")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "tuner.cli", "status", str(simulated), "--watch", "--json",
+         "--every", "0.05"], stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    seen = [json.loads(running.stdout.readline()) for _ in range(2)]
+    ledger.write_fact(END, "done")
+    seen += [json.loads(line) for line in running.stdout]
+    assert running.wait() == 0
+    assert [look["end"] for look in seen[:2]] == ["", ""]
+    assert seen[-1]["end"] == "done"
+    said = invoke("status", simulated, "--watch").stdout
+    assert said.count("trials ended") == 1
+    ledger.close()
+
+
+def on_read_only_storage(source, script):
+    """A script in which `$1` is a read-only copy of `source`; skips where that cannot be made."""
+    mount = (
+        'mount -t tmpfs none "$1" && cp "$2"/ledger.db "$2"/sweep.toml "$1" && '
+        'mount -o remount,ro "$1" || exit 99\n'
+    )
+    place = source.parent / "read-only"
+    place.mkdir(exist_ok=True)
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount + script]
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here")
+    result = subprocess.run(
+        [*command, sys.executable, place, source], capture_output=True, text=True, check=False
+    )
+    if result.returncode == 99 or "unshare" in result.stderr:
+        pytest.skip(f"no mount of one's own here: {result.stderr}")
+    return result
+
+
+def test_one_can_look_at_read_only_storage(simulated):
+    result = on_read_only_storage(simulated, '"$0" -m tuner.cli status "$1" --json')
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == json.loads(invoke("status", simulated, "--json").stdout)
+
+
+def test_a_sweep_on_read_only_storage_is_refused(simulated):
+    result = on_read_only_storage(simulated, '"$0" -m tuner.cli resume "$1"')
+    assert result.returncode == 2
+    assert "cannot be written to (Read-only file system); name another with --dir" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(law, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = isoflop("run", law, "--yes", "--dir", tmp_path / "file" / "sweep")
+    assert result.returncode == 2
+    assert f"{tmp_path / 'file' / 'sweep'}: cannot be written to (Not a directory)" in result.stderr
+    assert "name another with --dir" in result.stderr
 
 
 def test_export_fit_predict_report(simulated, tmp_path):

@@ -9,7 +9,7 @@ from driving import drive, engine_in, provenance, start, table
 
 from tuner import plan, simulate, soundness, space
 from tuner.backends import contract
-from tuner.backends.contract import Job
+from tuner.backends.contract import Job, OutOfMemoryError
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
@@ -428,11 +428,11 @@ def test_no_trial_is_given_less_than_ten_minutes(small, tmp_path):
 def test_out_of_memory_is_retried_once_at_half(small, tmp_path):
     engine = engine_in(small(), tmp_path)
     trial = engine.ask()
-    engine.fail(trial.key, "out of memory at 4 sequences at once", too_large=4)
+    engine.fail(trial.key, "out of memory at 4 sequences at once", OutOfMemoryError(4))
     record = engine.ledger.record(trial.key)
     assert (record.status, record.micro_batch_size) == ("waiting", 2)
     assert engine.ask() == trial
-    engine.fail(trial.key, "out of memory at 2 sequences at once", too_large=2)
+    engine.fail(trial.key, "out of memory at 2 sequences at once", OutOfMemoryError(2))
     record = engine.ledger.record(trial.key)
     assert (record.status, record.reason) == ("failed", "out of memory at 2 sequences at once")
 
@@ -440,7 +440,7 @@ def test_out_of_memory_is_retried_once_at_half(small, tmp_path):
 def test_one_sequence_too_large_is_not_retried(small, tmp_path):
     engine = engine_in(small(), tmp_path)
     trial = engine.ask()
-    engine.fail(trial.key, "out of memory at 1 sequences at once", too_large=1)
+    engine.fail(trial.key, "out of memory at 1 sequences at once", OutOfMemoryError(1))
     assert engine.ledger.record(trial.key).status == "failed"
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import optuna
@@ -317,6 +318,21 @@ def test_interrupted_it_says_how_to_go_on(calm, tmp_path):
     said = running.output()
     assert running.process.returncode == 130, said
     assert f"isoflop resume {folder}" in said
+
+
+def test_on_somebody_else_s_ray_slots_are_kept_too(local_ray, settled, tmp_path):
+    from tuner import sweep as sweeps
+
+    sweep = settled(
+        budgets=[1e13], shapes={"per_budget": 3}, search={"trials": 1},
+        law={"seconds_per_trial": 0.5}, resources={"slots": 1, "cpus_per_trial": 0.5},
+    )  # fmt: skip
+    sweeps.run(sweep, tmp_path / "sweep")  # four would fit
+    _, ledger, _ = open_folder(tmp_path / "sweep")
+    started = sorted(pd.Timestamp(record.started) for record in ledger.records())
+    ledger.close()
+    gaps = [(b - a).total_seconds() for a, b in pairwise(started)]
+    assert min(gaps) >= 0.5
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, "local"), ("auto", "auto")])

@@ -142,13 +142,13 @@ def test_a_whole_sweep_is_answered_and_each_row_says_by_what(record, tmp_path):
 def test_what_is_not_on_record_fails_and_says_so(record, tmp_path):
     sweep = record(
         search={"trials": 1, "learning_rate": [1.0, 4.0], "extend": False},
-        resources={"max_attempts": 1},
     )
     simulate.simulate(sweep, tmp_path / "sweep")
     ledger = Ledger(tmp_path / "sweep" / "ledger.db")
     records = ledger.records()
     ledger.close()
     assert {r.status for r in records} == {"failed"}
+    assert {r.attempts for r in records} == {1}  # a second look would find no more
     assert all("nothing recorded within a factor of 2" in r.reason for r in records)
 
 

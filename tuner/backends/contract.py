@@ -52,6 +52,10 @@ class AttemptError(Exception):
     """An attempt that cannot go on; `Engine.fail` decides whether there is another."""
 
 
+class FinalError(AttemptError):
+    """An attempt that ended as any other would: there is none."""
+
+
 class OutOfMemoryError(AttemptError):
     """An attempt whose micro-batch did not fit; one at half of it may."""
 
@@ -63,11 +67,6 @@ class OutOfMemoryError(AttemptError):
     @override
     def __str__(self) -> str:
         return f"out of memory at {self.micro_batch_size} sequences at once"
-
-
-def too_large(error: BaseException | None) -> int | None:
-    """The micro-batch that did not fit in memory, if that is what `error` says."""
-    return error.micro_batch_size if isinstance(error, OutOfMemoryError) else None
 
 
 def start(job: Job, trial: Trial, *, attempt: int = 1, micro_batch_size: int | None = None) -> Run:

@@ -3,13 +3,13 @@
 from functools import cached_property
 
 from tuner import recording
-from tuner.backends.contract import AttemptError, Job
+from tuner.backends.contract import FinalError, Job
 from tuner.backends.instant import InstantRun
 from tuner.recording import Answer, NothingNearError
 from tuner.space import Trial
 
 
-class NothingRecordedError(AttemptError):
+class NothingRecordedError(FinalError):
     """No recorded run is near enough to the trial."""
 
 

@@ -20,7 +20,7 @@ from model.recipe import Recipe
 from model.shape import CountedShape
 from model.train import Training
 from model.transformer import BasicsTransformerLM
-from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
+from tuner.backends.contract import FinalError, Job, OutOfMemoryError
 from tuner.config import ConfigError, Sweep
 from tuner.space import Trial
 
@@ -40,7 +40,7 @@ class TrainRun:
         on_step: told each step, from 0, before it is taken.
 
     Raises:
-        AttemptError: not even one sequence fits in memory.
+        FinalError: not even one sequence fits in memory.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ def _model(sweep: Sweep, trial: Trial) -> nn.Module | None:
         return None
     try:
         if custom.counted(sweep.model, trial.shape.asked) != trial.shape:
-            raise AttemptError(f"{sweep.model}: counts other weights or FLOPs than in the plan")
+            raise FinalError(f"{sweep.model}: counts other weights or FLOPs than in the plan")
         return custom.build(sweep.model, trial.shape.asked, trial.question.seed)
     except custom.ModelError as error:
-        raise AttemptError(str(error)) from None
+        raise FinalError(str(error)) from None
 
 
 def _told(batches: Batches, on_step: Callable[[int], None]) -> Batches:
@@ -154,7 +154,7 @@ def _execution(sweep: Sweep, trial: Trial, micro_batch_size: int | None) -> Exec
     try:
         split = fit(trial.shape, trial.batch_size, memory, sweep.training.dtype, fused=gpu)
     except TooLargeError as error:
-        raise AttemptError(str(error)) from None
+        raise FinalError(str(error)) from None
     at_most = min(split.micro_batch_size, micro_batch_size or trial.batch_size)
     return Execution(
         device=device,
