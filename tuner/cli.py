@@ -165,6 +165,7 @@ def export(
 
     sweep, ledger, provenance = open_folder(folder)
     table = write(folder, sweep, ledger, provenance)
+    ledger.close()
     paths = [folder / name for name in TRIALS]
     if output is not None:
         if output.suffix not in {".csv", ".parquet"}:

@@ -91,14 +91,13 @@ def test_watching_ends_with_the_sweep_s_run(simulated):
 
     ledger = Ledger(simulated / "ledger.db")
     ledger.write_fact(END, "")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "tuner.cli", "status", str(simulated), "--watch", "--json",
-         "--every", "0.05"], stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    seen = [json.loads(running.stdout.readline()) for _ in range(2)]
-    ledger.write_fact(END, "done")
-    seen += [json.loads(line) for line in running.stdout]
-    assert running.wait() == 0
+    command = [sys.executable, "-m", "tuner.cli", "status", str(simulated)]
+    options = ["--watch", "--json", "--every", "0.05"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as running:
+        seen = [json.loads(running.stdout.readline()) for _ in range(2)]
+        ledger.write_fact(END, "done")
+        seen += [json.loads(line) for line in running.stdout]
+    assert running.returncode == 0
     assert [look["end"] for look in seen[:2]] == ["", ""]
     assert seen[-1]["end"] == "done"
     said = invoke("status", simulated, "--watch").stdout
@@ -109,7 +108,7 @@ def test_watching_ends_with_the_sweep_s_run(simulated):
 def on_read_only_storage(source, script):
     """A script in which `$1` is a read-only copy of `source`; skips where that cannot be made."""
     mount = (
-        'mount -t tmpfs none "$1" && cp "$2"/ledger.db "$2"/sweep.toml "$1" && '
+        'mount -t tmpfs none "$1" && cp "$2"/ledger.db* "$2"/sweep.toml "$1" && '
         'mount -o remount,ro "$1" || exit 99\n'
     )
     place = source.parent / "read-only"
