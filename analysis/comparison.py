@@ -1,11 +1,12 @@
 """The approaches side by side: all fits of one table, and how far apart they are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from analysis import summary
 from analysis.laws import LossLaw
+from analysis.losspower import LossPowers
 from analysis.results import Fit, Interval
 from analysis.runs import Dropped
 from analysis.tables import Count, FlopCount
@@ -96,6 +97,8 @@ class Fits:
     """Why, in words."""
     disagreement: tuple[Disagreement, ...] = ()
     validation: tuple[Validation, ...] = ()
+    powers: LossPowers = field(default_factory=LossPowers)
+    """L(N), L(D), L(C), without and with a floor."""
     conventions: Conventions = Conventions()
     """`analysis.conventions.compared` fills it in."""
     source: str = ""
@@ -126,6 +129,7 @@ class Fits:
             "chosen_because": self.chosen_because,
             "disagreement": [vars(record) for record in self.disagreement],
             "validation": [vars(record) for record in self.validation],
+            "powers": self.powers.to_dict(),
             "conventions": self.conventions.to_dict(),
             "warnings": list(self.warnings),
         }
@@ -142,6 +146,7 @@ class Fits:
             chosen_because=record["chosen_because"],
             disagreement=tuple(Disagreement(**row) for row in record["disagreement"]),
             validation=tuple(Validation(**row) for row in record["validation"]),
+            powers=LossPowers.from_dict(record["powers"]),
             conventions=Conventions.from_dict(record["conventions"]),
             warnings=tuple(record["warnings"]),
         )

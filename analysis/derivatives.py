@@ -71,7 +71,13 @@ def evaluate(
     Unless `coupled`, k is taken as 1, and its derivatives are left at zero: half of the work. Far
     from every table the powers overflow: what is then not a number is no improvement to anyone.
     """
-    size = max(BLOCK // len(problem.log_params), 1)
+    if len(problem.log_params) > BLOCK:
+        found = [
+            evaluate(part, penalty, points, which, coupled=coupled) for part in problem.parts(BLOCK)
+        ]
+        value, gradient, hessian = (np.sum(part, axis=0) for part in zip(*found, strict=True))
+        return value, gradient, hessian
+    size = BLOCK // len(problem.log_params)
     blocks = [slice(first, first + size) for first in range(0, len(points), size)]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         found = [

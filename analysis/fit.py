@@ -14,6 +14,7 @@ from analysis.comparison import Disagreement, Fits, Validation, disagreement
 from analysis.envelope import envelope_fit
 from analysis.laws import LossLaw
 from analysis.lossfit import LOSS_APPROACHES, loss_fit
+from analysis.losspower import LossPowers, loss_powers
 from analysis.quality import table_warnings
 from analysis.results import (
     REPORTED_BUDGETS,
@@ -70,11 +71,10 @@ def fit(
     points = cells(runs)
     _refuse_pin(runs, points, pinned_E)
     budgets = tuple(sorted({*REPORTED_BUDGETS, *at}))
+    *streams, last = np.random.SeedSequence(seed).spawn(len(APPROACHES) + 1)
     draws = {
         name: Draws(replicates=replicates, seed=stream, bootstrap=bootstrap)
-        for name, stream in zip(
-            APPROACHES, np.random.SeedSequence(seed).spawn(len(APPROACHES)), strict=True
-        )
+        for name, stream in zip(APPROACHES, streams, strict=True)
     }
     fitted = tuple(
         _attempt(name, _fitter(name, runs, points, pinned_E), draws[name], budgets)
@@ -83,7 +83,8 @@ def fit(
     if all(one.law is None for one in fitted):
         raise RunTableError([f"{runs.source}: {one.name}: {one.status.reason}" for one in fitted])
     validation = validate(points, [name for name in names if name in LOSS_APPROACHES], pinned_E)
-    return _compare(runs, points, fitted, budgets, validation)
+    powers = loss_powers(points, replicates, last)
+    return _compare(runs, points, fitted, budgets, validation, powers)
 
 
 def _known(approaches: Sequence[str] | None) -> tuple[str, ...]:
@@ -123,7 +124,7 @@ def _fitter(name: str, runs: Runs, points: Cells, pinned_E: float | None) -> Fit
 
 def _compare(
     runs: Runs, points: Cells, fitted: tuple[Fit, ...], budgets: tuple[float, ...],
-    validation: tuple[Validation, ...],
+    validation: tuple[Validation, ...], powers: LossPowers,
 ) -> Fits:  # fmt: skip
     chosen, because = choose(fitted, validation)
     there = [one for one in fitted if one.law is not None]
@@ -132,7 +133,7 @@ def _compare(
     reference = law if isinstance(law, LossLaw) else None
     return Fits(
         source=runs.source, n=len(points), dropped=runs.dropped, approaches=fitted,
-        chosen=chosen, chosen_because=because, validation=validation,
+        chosen=chosen, chosen_because=because, validation=validation, powers=powers,
         disagreement=tuple(
             disagreement(there, reference, budget) for budget in sorted({10 * largest, *budgets})
         ),

@@ -94,7 +94,7 @@ def solve(problem: Problem, objective: Objective, box: Box = FREE) -> Solution:
         value=float(total / problem.weights.sum() if objective.mean else total),
         predicted=predicted,
         jacobian=(jacobian @ box.spread.T)[:, free],
-        certificate=_certificate(minima, best, box),
+        certificate=Certificate.of(minima, best, LETTERS, given=box.given),
     )
 
 
@@ -112,16 +112,3 @@ def logarithmic_gradient(problem: Problem, point: Array) -> tuple[Array, Array]:
     p, q, e, r = (one[0] for one in (g.p, g.q, g.e, g.r) if one is not None)
     n, d = problem.log_params, problem.log_tokens
     return g.predicted[0], np.column_stack([p, q, e, -n * p, -d * q, r])
-
-
-def _certificate(minima: Minima, best: int, box: Box) -> Certificate:
-    lowest, held = minima.values[best], minima.held[best]
-    eigenvalues = np.linalg.eigvalsh(minima.hessians[best][np.ix_(~held, ~held)])
-    return Certificate(
-        gradient=float(np.abs(minima.gradients[best]).max()),
-        condition=float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0 else float("inf"),
-        starts=len(minima.values),
-        reached=float(np.mean(minima.values <= lowest + 1e-6 * abs(lowest) + 1e-15)),
-        positive_definite=bool(eigenvalues[0] > 0),
-        bounds=tuple(x for x, h in zip(LETTERS, held, strict=True) if h and x not in box.given),
-    )

@@ -1,9 +1,12 @@
 """What a parametric fit works on: replicates of one table in centered logarithms, and the box."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.laws import Array
 from analysis.newton import Index
@@ -48,9 +51,25 @@ class Problem:
 
     def single(self, stride: int = 1) -> "Problem":
         """Every `stride`-th run in single precision: enough on the way, and twice as fast."""
+        return self._with(lambda values: values[..., ::stride].astype(np.float32))
+
+    def parts(self, size: int) -> tuple["Problem", ...]:
+        """The same runs, at most `size` at a time; cut once."""
+        if size not in self._parts:
+            firsts = range(0, len(self.log_params), size)
+            self._parts[size] = tuple(
+                self._with(lambda values, at=at: values[..., at : at + size]) for at in firsts
+            )
+        return self._parts[size]
+
+    @cached_property
+    def _parts(self) -> dict[int, tuple["Problem", ...]]:
+        return {}
+
+    def _with(self, change: Callable[[Array], NDArray[Any]]) -> "Problem":
+        """Every array changed alike."""
         names = ("log_params", "log_tokens", "log_loss", "weights")
-        parts = {name: getattr(self, name)[..., ::stride].astype(np.float32) for name in names}
-        return replace(self, **parts)
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
     def rows(self, which: Index) -> tuple[Array, Array]:
         """log loss and weights of these replicates."""

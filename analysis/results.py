@@ -1,12 +1,13 @@
 """What a fit gives: statsmodels' names, intervals from bootstrap draws, a status in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from analysis.laws import AllocationLaw, Law, LossLaw, Value, letters
+from analysis.newton import Minima
 
 State: TypeAlias = Literal["ok", "doubtful", "skipped", "failed"]
 Interval: TypeAlias = tuple[float, float]
@@ -48,7 +49,7 @@ class Certificate:
     gradient: float
     """Largest component of the projected gradient, relative to the objective."""
     condition: float
-    """Condition number of the Hessian in (ln A, ln B, ln E, alpha, beta, k), centered."""
+    """Condition number of the Hessian in logarithms and exponents, centered."""
     starts: int
     """Starts polished, drawn from a global grid."""
     reached: float
@@ -57,6 +58,23 @@ class Certificate:
     """The Hessian is, on the coordinates that no bound holds."""
     bounds: tuple[str, ...] = ()
     """Parameters that ended on a bound."""
+
+    @classmethod
+    def of(
+        cls, minima: Minima, best: int, letters: Sequence[str], *, given: Sequence[str]
+    ) -> "Certificate":
+        """Of starts polished on one table, of which `best` won; `given` letters were not fitted."""
+        lowest, held = minima.values[best], minima.held[best]
+        eigenvalues = np.linalg.eigvalsh(minima.hessians[best][np.ix_(~held, ~held)])
+        definite = bool(eigenvalues[0] > 0)
+        return cls(
+            gradient=float(np.abs(minima.gradients[best]).max()),
+            condition=float(eigenvalues[-1] / eigenvalues[0]) if definite else float("inf"),
+            starts=len(minima.values),
+            reached=float(np.mean(minima.values <= lowest + 1e-6 * abs(lowest) + 1e-15)),
+            positive_definite=definite,
+            bounds=tuple(x for x, h in zip(letters, held, strict=True) if h and x not in given),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -3,11 +3,13 @@
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from analysis import wording
 from analysis.laws import AllocationLaw
 from analysis.results import REPORTED_BUDGETS, Fit
 
 if TYPE_CHECKING:
     from analysis.comparison import Conventions, Disagreement, Fits
+    from analysis.losspower import LossPowers
 
 SHOWN = 12
 """Points listed of one approach: the hull of training curves has hundreds."""
@@ -75,6 +77,7 @@ def of_fits(fits: "Fits") -> str:
         for one in fits.validation
     ]
     lines += [_disagreement(record) for record in fits.disagreement]
+    lines += _powers(fits.powers)
     lines += _conventions(fits.conventions)
     lines += [f"! {warning}" for warning in fits.warnings]
     lines += ["", *(of_fit(fit) for fit in fits.approaches)]
@@ -91,6 +94,25 @@ def _disagreement(record: "Disagreement") -> str:
         return line
     worst = 1 + max(record.extra_flops.values())
     return f"{line}; the worst needs {worst:.4g} times the compute"
+
+
+def _powers(powers: "LossPowers") -> list[str]:
+    """L(N), L(D), L(C), a line each, and why one is left out."""
+    lines = []
+    for fit in powers.fits:
+        letter = wording.LETTER[fit.variable]
+        ends = fit.intervals.get("exponent")
+        interval = ", 95 % of the exponent [{:.4f}, {:.4f}]".format(*ends) if ends else ""
+        doubt = f"  ! {fit.status.reason}" * bool(fit.status.reason)
+        lines.append(
+            f"L({letter}) = {wording.loss_power(fit.params, letter)}{interval}; {fit.levels} "
+            f"levels, error of ln loss {fit.objective**0.5:.2g}{doubt}"
+        )
+    lines += [
+        f"L({wording.LETTER[variable]}) is left out: {reason}"
+        for variable, reason in powers.left_out.items()
+    ]
+    return ["", *lines, ""]
 
 
 def _conventions(table: "Conventions") -> list[str]:

@@ -1,7 +1,10 @@
 """Numbers as a person reads them: counts with a letter, FLOPs as powers, intervals in words."""
 
 import math
+from collections.abc import Mapping
 
+LETTER = {"params": "N", "tokens": "D", "budget": "C"}
+"""What equations call the columns."""
 _LETTERS = ("", "k", "M", "B", "T", "Q")
 
 
@@ -55,3 +58,9 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def loss_power(params: Mapping[str, float], letter: str) -> str:
+    """A power law of loss in `letter`: `1.9001 + 1519.2 · C^-0.1599`."""
+    floor = f"{params['E']:.4f} + " if "E" in params else ""
+    return f"{floor}{params['coef']:.5g} · {letter}^-{params['exponent']:.4f}"

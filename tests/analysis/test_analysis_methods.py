@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import objectives, powerlaw, profiles
-from analysis.cells import cells
 from analysis.envelope import lower_hull
 from analysis.laws import LossLaw
 from analysis.parametric import evaluate, solve, solve_all
@@ -63,10 +62,11 @@ def test_tables_larger_than_a_block_are_evaluated_as_one(problem, monkeypatch):
     table = replace(problem, weights=np.arange(9.0)[:, None] + np.arange(40))
     penalty = objectives.log_squares().penalty
     whole = evaluate(table, penalty, points, np.arange(9), coupled=True)
-    monkeypatch.setattr("analysis.derivatives.BLOCK", 80)
-    parts = evaluate(table, penalty, points, np.arange(9), coupled=True)
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-14)
+    for block in (80, 17):  # replicates apart, then runs too
+        monkeypatch.setattr("analysis.derivatives.BLOCK", block)
+        parts = evaluate(table, penalty, points, np.arange(9), coupled=True)
+        for one, other in zip(whole, parts, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
 def test_a_point_beyond_all_tables_is_no_improvement_and_no_warning(problem):
@@ -125,23 +125,6 @@ def test_power_laws_come_back_in_both_spaces(coef, exponent):
     raw_coef, raw_exponent = powerlaw.raw_fit(x, y)
     assert raw_exponent == pytest.approx(exponent, abs=1e-6)
     assert raw_coef == pytest.approx(coef, rel=1e-4)
-
-
-def test_a_power_law_over_a_floor_comes_back():
-    x = np.geomspace(1e6, 1e10, 8)
-    found = powerlaw.loss_power_with_floor(x, 1.7 + 400 * x**-0.35)
-    assert (found.floor, found.coef, found.exponent) == pytest.approx((1.7, 400, 0.35), rel=1e-5)
-    assert found.loss(1e12) == pytest.approx(1.7 + 400 * 1e12**-0.35, rel=1e-6)
-    bare = powerlaw.loss_power(x, 400 * x**-0.35)
-    assert (bare.floor, bare.coef, bare.exponent) == pytest.approx((0, 400, 0.35))
-    with pytest.raises(ValueError, match="at least 4 points, got 3"):
-        powerlaw.loss_power_with_floor(x[:3], x[:3] ** -0.1)
-
-
-def test_frontiers_hold_the_best_loss_of_each_level(tuned_runs):
-    found = powerlaw.frontiers(cells(tuned_runs))
-    assert [len(found[name][0]) for name in ("params", "tokens", "budget")] == [8, 32, 4]
-    assert np.all(np.diff(found["budget"][1]) < 0)
 
 
 @given(

@@ -1,5 +1,6 @@
 """Sizes crossed with numbers of tokens: what is asked, what it costs, what is fitted from it."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -7,7 +8,7 @@ from typer.testing import CliRunner
 from analysis import runs
 from analysis.cells import cells
 from analysis.fit import fit
-from analysis.powerlaw import frontiers, loss_power_with_floor
+from analysis.losspower import loss_powers
 from tuner import plan, simulate, soundness, space, status
 from tuner.cli import app
 from tuner.config import ConfigError, parse
@@ -136,10 +137,13 @@ def test_l_of_n_and_l_of_d_are_fitted_from_the_table(tmp_path):
     table, *_ = simulated(sweep, tmp_path / "sweep")
     points = cells(runs.Runs.of(table))
     # The other term of the law is constant along an edge of the grid: it is part of the floor.
-    levels = frontiers(points)
-    assert [len(levels[name][0]) for name in ("params", "tokens")] == [5, 5]
-    assert loss_power_with_floor(*levels["params"]).exponent == pytest.approx(0.34, abs=0.01)
-    assert loss_power_with_floor(*levels["tokens"]).exponent == pytest.approx(0.28, abs=0.01)
+    found = loss_powers(points, 0, np.random.SeedSequence(0))
+    with_floor = {fit.variable: fit for fit in found.fits if fit.floor}
+    assert {name: with_floor[name].levels for name in ("params", "tokens")} == {
+        "params": 5, "tokens": 5,
+    }  # fmt: skip
+    assert with_floor["params"].params["exponent"] == pytest.approx(0.34, abs=0.01)
+    assert with_floor["tokens"].params["exponent"] == pytest.approx(0.28, abs=0.01)
 
 
 def test_rates_can_be_searched_in_a_grid_too(tmp_path):
