@@ -1,12 +1,12 @@
 """Which approach to follow: laws of loss are judged by the larger runs that they were not shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from analysis.cells import Cells
 from analysis.comparison import Validation
-from analysis.lossfit import LOSS_APPROACHES, LossApproach
+from analysis.lossfit import LossApproach
 from analysis.parametric import solve
 from analysis.problem import Problem
 from analysis.results import Fit, FitError
@@ -25,15 +25,13 @@ LAWS = ("chinchilla", "skaling")
 """Candidates: the two laws under one objective. Objectives are shown, not chosen between."""
 
 
-def validate(
-    cells: Cells, names: Sequence[str], pinned_E: float | None = None
-) -> tuple[Validation, ...]:
-    """Extrapolation cross-validation of each approach of loss named; empty where impossible."""
+def validate(cells: Cells, approaches: Mapping[str, LossApproach]) -> tuple[Validation, ...]:
+    """Extrapolation cross-validation of each approach of loss; empty where impossible."""
     folds = [fold for fold in (_cut(cells, share) for share in HELD_OUT) if fold is not None]
     unique = sorted(set(folds))
     found = []
-    for name in names:
-        errors = [_error(cells, LOSS_APPROACHES[name].pinned(pinned_E), cut) for cut in unique]
+    for name, approach in approaches.items():
+        errors = [_error(cells, approach, cut) for cut in unique]
         if errors and all(np.isfinite(errors)):
             found.append(Validation(approach=name, error=float(np.mean(errors)), folds=len(errors)))
     return tuple(found)

@@ -9,6 +9,7 @@ from functools import partial
 
 from analysis.comparison import Conventions, Exponent, Fits
 from analysis.fit import fit
+from analysis.objectives import DELTA
 from analysis.runs import Runs, RunTableError
 from analysis.tables import Count, FlopCount
 
@@ -19,12 +20,18 @@ REPLICATES = 200
 
 
 def compared(
-    runs: Runs, fits: Fits, *, pinned_E: float | None = None, replicates: int = REPLICATES
+    runs: Runs,
+    fits: Fits,
+    *,
+    pinned_E: float | None = None,
+    delta: float = DELTA,
+    replicates: int = REPLICATES,
 ) -> Fits:
     """`fits` with the table of exponents, or with the reason why these runs give none."""
     try:
         table = Conventions(
-            exponents=exponents(runs, pinned_E=pinned_E, replicates=replicates), left_out=""
+            exponents=exponents(runs, pinned_E=pinned_E, delta=delta, replicates=replicates),
+            left_out="",
         )
     except RunTableError as error:
         table = Conventions(left_out=str(error))
@@ -36,6 +43,7 @@ def exponents(
     *,
     approaches: Sequence[str] = ("parabola", "chinchilla"),
     pinned_E: float | None = None,
+    delta: float = DELTA,
     replicates: int = REPLICATES,
 ) -> tuple[Exponent, ...]:
     """The table, one row a convention and approach.
@@ -47,7 +55,9 @@ def exponents(
         raise RunTableError(
             ["N is as the table gives it: no columns params_embedding, params_head to count anew"]
         )
-    fitted = partial(fit, approaches=approaches, pinned_E=pinned_E, replicates=replicates)
+    fitted = partial(
+        fit, approaches=approaches, pinned_E=pinned_E, delta=delta, replicates=replicates
+    )
     return tuple(
         row
         for count in COUNTS

@@ -208,6 +208,12 @@ def _lowest_loss(ax: Axes, span: _Span, fit: Fit, target: float | None) -> None:
         ax.plot(target, lowest(target), "*", ms=13, mfc=ORANGE.light, mec=PAPER.light)
 
 
+def profile_fit(fits: Fits) -> Fit | None:
+    """The fit whose minima profiles show: the parabola if there is one, else the chosen one."""
+    sound = {fit.name: fit for fit in fits.approaches if fit.law is not None}
+    return sound.get("parabola") or sound.get(fits.chosen)
+
+
 def loss_fit(fits: Fits) -> Fit | None:
     """The chosen fit if it has a law of loss, else the first sound one that has; None if none."""
     laws = [fit for fit in fits.approaches if isinstance(fit.law, LossLaw)]

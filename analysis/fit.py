@@ -13,8 +13,9 @@ from analysis.choice import choose, validate
 from analysis.comparison import Disagreement, Fits, Validation, disagreement
 from analysis.envelope import envelope_fit
 from analysis.laws import LossLaw
-from analysis.lossfit import LOSS_APPROACHES, loss_fit
+from analysis.lossfit import LossApproach, loss_approaches, loss_fit
 from analysis.losspower import LossPowers, loss_powers
+from analysis.objectives import DELTA
 from analysis.quality import table_warnings
 from analysis.results import (
     REPORTED_BUDGETS,
@@ -50,6 +51,7 @@ def fit(
     approaches: Sequence[str] | None = None,
     at: Sequence[float] = (),
     pinned_E: float | None = None,
+    delta: float = DELTA,
     replicates: int = REPLICATES,
     seed: int = 0,
     bootstrap: Bootstrap | None = None,
@@ -57,10 +59,11 @@ def fit(
     """Fit every approach (or those named) to `runs`.
 
     `at` names more budgets at which N_opt and D_opt are wanted, FLOP; `pinned_E` an irreducible
-    loss known beforehand, nat/token, which the laws of loss then take as given; `replicates`
-    bootstrap draws give the intervals (0: none). `bootstrap` names how approach 3 resamples, by
-    default pairs for 100 trials and residuals for fewer; profiles redraw residuals, the envelope
-    whole curves. An approach the table cannot support is `skipped`.
+    loss known beforehand, nat/token, which the laws of loss then take as given; `delta` the width
+    of the Huber penalty of `chinchilla` and `skaling`; `replicates` bootstrap draws give the
+    intervals (0: none). `bootstrap` names how approach 3 resamples, by default pairs for 100 trials
+    and residuals for fewer; profiles redraw residuals, the envelope whole curves. An approach the
+    table cannot support is `skipped`.
 
     Raises:
         RunTableError: no approach can be supported, the reasons are its faults; or a pinned E
@@ -70,6 +73,8 @@ def fit(
     names = _known(approaches)
     points = cells(runs)
     _refuse_pin(runs, points, pinned_E)
+    every = loss_approaches(pinned_E=pinned_E, delta=delta)
+    of_loss = {name: every[name] for name in names if name in every}
     budgets = tuple(sorted({*REPORTED_BUDGETS, *at}))
     *streams, last = np.random.SeedSequence(seed).spawn(len(APPROACHES) + 1)
     draws = {
@@ -77,12 +82,12 @@ def fit(
         for name, stream in zip(APPROACHES, streams, strict=True)
     }
     fitted = tuple(
-        _attempt(name, _fitter(name, runs, points, pinned_E), draws[name], budgets)
+        _attempt(name, _fitter(name, runs, points, of_loss.get(name)), draws[name], budgets)
         for name in names
     )
     if all(one.law is None for one in fitted):
         raise RunTableError([f"{runs.source}: {one.name}: {one.status.reason}" for one in fitted])
-    validation = validate(points, [name for name in names if name in LOSS_APPROACHES], pinned_E)
+    validation = validate(points, of_loss)
     powers = loss_powers(points, replicates, last)
     return _compare(runs, points, fitted, budgets, validation, powers)
 
@@ -113,9 +118,8 @@ def _attempt(name: str, fitter: Fitter, draws: Draws, at: tuple[float, ...]) -> 
     return Fit(name=name, law=None, status=status, warnings=(status.reason,), at=at)
 
 
-def _fitter(name: str, runs: Runs, points: Cells, pinned_E: float | None) -> Fitter:
-    if name in LOSS_APPROACHES:
-        approach = LOSS_APPROACHES[name].pinned(pinned_E)
+def _fitter(name: str, runs: Runs, points: Cells, approach: LossApproach | None) -> Fitter:
+    if approach is not None:
         return lambda draws, at: loss_fit(name, approach, points, draws, at)
     if name == "envelope":
         return lambda draws, at: envelope_fit(runs, draws, at)

@@ -35,18 +35,23 @@ class LossApproach:
     objective: Objective
     box: Box
 
-    def pinned(self, E: float | None) -> "LossApproach":
-        """The same with `E` given; None fits it."""
-        return replace(self, box=replace(self.box, E=E))
+
+def loss_approaches(
+    *, pinned_E: float | None = None, delta: float = objectives.DELTA
+) -> Mapping[str, LossApproach]:
+    """Every one by name, with `pinned_E` given and Huber penalties of width `delta`."""
+    free, coupled = Box(E=pinned_E), Box(E=pinned_E, coupled=True)
+    return {
+        "chinchilla": LossApproach(objective=objectives.huber(delta), box=free),
+        "chinchilla_lad": LossApproach(objective=objectives.least_absolute(), box=free),
+        "chinchilla_logmse": LossApproach(objective=objectives.log_squares(), box=free),
+        "chinchilla_mse": LossApproach(objective=objectives.raw_squares(), box=free),
+        "skaling": LossApproach(objective=objectives.huber(delta), box=coupled),
+    }
 
 
-LOSS_APPROACHES: Mapping[str, LossApproach] = {
-    "chinchilla": LossApproach(objective=objectives.huber(), box=Box()),
-    "chinchilla_lad": LossApproach(objective=objectives.least_absolute(), box=Box()),
-    "chinchilla_logmse": LossApproach(objective=objectives.log_squares(), box=Box()),
-    "chinchilla_mse": LossApproach(objective=objectives.raw_squares(), box=Box()),
-    "skaling": LossApproach(objective=objectives.huber(), box=Box(coupled=True)),
-}
+LOSS_APPROACHES = loss_approaches()
+"""As they are by default."""
 
 
 def loss_fit(

@@ -15,6 +15,8 @@ from analysis.laws import Array
 Penalty: TypeAlias = Callable[[Array, Array], tuple[Array, Array, Array]]
 """(log prediction, log measurement) → (value, slope, curvature), elementwise."""
 
+DELTA = 1e-3
+"""Width of the Huber penalty: Hoffmann et al. (arXiv 2203.15556), appendix D.3."""
 LEAD = (1e-1, 1e-2)
 """Widths of the Huber penalties that lead to a narrow one."""
 LOOSE, NEAR = 1e-1, 1e-4
@@ -47,7 +49,7 @@ class Objective:
     """Whether the reported figure is a mean over runs, not a sum."""
 
 
-def huber(delta: float = 1e-3) -> Objective:
+def huber(delta: float = DELTA) -> Objective:
     """Sum of Huber penalties on log loss: Hoffmann et al. (arXiv 2203.15556), appendix D.3.
 
     A sum, not a mean: the mean shrinks gradients by n, and optimizers stop early.
@@ -103,7 +105,7 @@ def raw_squares() -> Objective:
     )
 
 
-def lower_envelope(delta: float = 1e-3, above: float = 0.1) -> Objective:
+def lower_envelope(delta: float = DELTA, above: float = 0.1) -> Objective:
     """Huber on log loss, but a run above the law counts only `above` as much as one below it.
 
     For tables of runs that were not all tuned: the law is to follow the best of them.

@@ -31,7 +31,7 @@ def isoflop(story: Story) -> Section | LeftOut:
         return LeftOut(title=title, reason="no budget has runs of three sizes or more")
     if refused := _refused(story):
         return LeftOut(title=title, reason=refused)
-    fit = _profile_fit(story)
+    fit = figures.profile_fit(story.fits)
     figure = draw(lambda ax: figures.isoflop_profiles(story.runs, fit, ax), height=4.0)
     budgets = ", ".join(wording.flops(profile.budget) for profile in shown)
     points = fit.points if fit else ()
@@ -65,13 +65,6 @@ def _profile_caption(story: Story, fit: Fit | None) -> str:
     return f"Each point is {point} at one budget{minima}."
 
 
-def _profile_fit(story: Story) -> Fit | None:
-    """The parabola if it could be fitted, else the chosen approach."""
-    sound = [fit for fit in story.fits.approaches if fit.law is not None]
-    chosen = [fit for fit in sound if fit.name == story.fits.chosen]
-    return next((fit for fit in sound if fit.name == "parabola"), chosen[0] if chosen else None)
-
-
 def allocation(story: Story) -> Section | LeftOut:
     """Tokens, and loss, against compute."""
     title = "Tokens and loss against compute"
@@ -95,6 +88,7 @@ def allocation(story: Story) -> Section | LeftOut:
             table("Optimum by the chosen fit; far from the runs, only arithmetic", head, rows),
             _power_laws(fits),
             *_points(fits),
+            *_loss_powers(fits),
         ),
         pictures=(
             Picture(
@@ -141,6 +135,19 @@ def _points(fits: Fits) -> tuple[Table, ...]:
         ])
         for points in found
     )  # fmt: skip
+
+
+def _loss_powers(fits: Fits) -> tuple[Table, ...]:
+    """L(N), L(D), L(C), where the runs bear them."""
+    rows = [
+        (f"L({letter})", wording.loss_power(fit.params, letter),
+         between(fit.intervals["exponent"], wording.exponent) if fit.intervals else NO_INTERVAL,
+         str(fit.levels), wording.share(fit.objective**0.5), fit.status.reason or "ok")
+        for fit in fits.powers.fits
+        for letter in (wording.LETTER[fit.variable],)
+    ]  # fmt: skip
+    head = ("law", "fitted", "95 % of the exponent", "levels", "error", "status")
+    return (table("Loss as a power law of one quantity", head, rows),) if rows else ()
 
 
 def _table_budgets(story: Story) -> list[float]:

@@ -171,6 +171,11 @@ class Runs:
             count="non_embedding" if own else "as given",
         )  # fmt: skip
 
+    @property
+    def reach(self) -> float:
+        """Ten times the largest budget, FLOP: where answers are given that nobody asked for."""
+        return 10 * float(self.table["budget"].max())
+
     def with_convention(self, count: Count, *, flops: FlopCount = "budget") -> "Runs":
         """The same runs with another N and another C.
 

@@ -41,7 +41,7 @@ def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> 
     Returns:
         The answer.
     """
-    target = 10 * float(runs.table["budget"].max()) if budget is None else budget
+    target = runs.reach if budget is None else budget
     fits = compared(runs, fit(runs, at=[target]))
     prediction = predict(runs, fits, target)
     if source.is_dir():

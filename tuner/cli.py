@@ -193,11 +193,23 @@ def fit(
     replicates: Annotated[
         int, typer.Option(min=0, help="Bootstrap draws for the intervals; 0: no intervals.")
     ] = 1000,
+    delta: Annotated[
+        float,
+        typer.Option(help="Width of the Huber penalty on log loss.", callback=positive),
+    ] = 1e-3,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw every figure to this folder, up to the largest --at.", file_okay=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit every compute-optimal law the table supports, side by side.
 
     Example: isoflop fit runs/demo --at 1e13
+
+    With plots: isoflop fit data/isoflops_curves.json --at 1e24 --figures plots
 
     Known irreducible loss: isoflop fit data/isoflops_curves.json --pin-E 1.9 --replicates 4000
     """
@@ -206,9 +218,14 @@ def fit(
     from tuner.answer import read
 
     runs = read(runs_path, column_map or ())
-    fits = fit_laws(runs, at=at or (), pinned_E=pin_E, replicates=replicates)
-    fits = compared(runs, fits, pinned_E=pin_E, replicates=min(replicates, 200))
+    fits = fit_laws(runs, at=at or (), pinned_E=pin_E, replicates=replicates, delta=delta)
+    fits = compared(runs, fits, pinned_E=pin_E, delta=delta, replicates=min(replicates, 200))
     _print_answer(fits, as_json)
+    if figures is not None:
+        from analysis.picture import write as draw_all
+
+        for path in draw_all(runs, fits, figures, target=max(at or [runs.reach])):
+            typer.echo(f"drawn: {path}", err=True)
 
 
 @app.command()

@@ -289,3 +289,14 @@ def test_analysis_needs_neither_torch_nor_ray(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path},
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_width_of_the_huber_penalty_may_be_named(tuned_runs):
+    """A wide one is least squares; only the two laws under it take it."""
+    names = ["chinchilla", "chinchilla_logmse", "chinchilla_lad"]
+    wide = fit(tuned_runs, approaches=names, replicates=0, delta=10.0)
+    usual = fit(tuned_runs, approaches=names, replicates=0)
+    assert wide["chinchilla"].objective_name == "sum of Huber(10) on log loss"
+    assert wide["chinchilla"].a == pytest.approx(wide["chinchilla_logmse"].a, rel=1e-6)
+    assert wide["chinchilla"].a != pytest.approx(usual["chinchilla"].a, rel=1e-6)
+    assert wide["chinchilla_lad"] == usual["chinchilla_lad"]

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 from pathlib import Path
 
@@ -58,10 +59,20 @@ def growth(counts):
     return {str(n): round(cpu(lambda n=n: solve(Problem.of(*runs(n)), huber())), 4) for n in counts}
 
 
+def memory(problem, counts):
+    """Peak memory of the process so far, MiB, after each number of replicates."""
+    peaks = {}
+    for count in counts:
+        bootstrap(problem, FREE, count)
+        peaks[str(count)] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return peaks
+
+
 def ours(table):
     """Our own figures on one table."""
     problem = Problem.of(*table)
     return {
+        "peak_mib_by_replicates": memory(problem, (400, 4000, 16000)),
         "fit_ms": round(1e3 * cpu(lambda: solve(problem, huber()), repeats=20), 2),
         "fit_objective": solve(problem, huber()).value,
         "boot4000_cpu_s": round(bootstrap(problem, FREE, REPLICATES), 2),

@@ -144,6 +144,21 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(law, tmp_path):
     assert "name another with --dir" in result.stderr
 
 
+def test_fit_draws_its_figures_and_takes_a_width(root, tmp_path):
+    table = root / "data" / "isoflops_curves.json"
+    plots = tmp_path / "new" / "plots"
+    result = invoke(
+        "fit", table, "--replicates", 0, "--delta", 0.01, "--at", 1e24, "--figures", plots
+    )
+    names = {"profiles", "n_opt", "d_opt", "frontier", "disagreement", "loss_surface", "residuals"}
+    assert {path.stem for path in plots.iterdir()} == names
+    assert all(path.read_text().endswith("</svg>\n") for path in plots.iterdir())
+    assert str(plots / "n_opt.svg") in result.stderr
+    assert "sum of Huber(0.01) on log loss" in result.stdout
+    wrong = CliRunner().invoke(app, ["fit", str(table), "--delta", "0"])
+    assert wrong.exit_code == 2
+
+
 def test_export_fit_predict_report(simulated, tmp_path):
     invoke("export", simulated)
     answer = json.loads(invoke("fit", simulated, "--json", "--at", "1e21").stdout)
