@@ -4,7 +4,7 @@ Variable projection: given the other four, the law is linear in A and B, and Gra
 matrix product for all replicates and all pairs of exponents) give their least squares.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,19 +23,26 @@ def locate(problem: Problem, box: Box, replicates: int) -> tuple[Array, Array]:
     In single precision: it only has to find the basin.
     """
     stride = -(-len(problem.log_params) // SEARCHED)
-    table = problem.single(stride)
+    lowest = problem.log_loss.min(axis=1, keepdims=True)
+    # In units of the lowest loss: single precision reaches neither far down nor far up.
+    table = replace(problem, log_loss=problem.log_loss - lowest).single(stride)
     grid = _Grid(n=_powers(table.log_params), d=_powers(table.log_tokens), tied=box.tied)
     loss = np.exp(table.log_loss)
     weights = np.broadcast_to(table.weights, (replicates, loss.shape[1]))
     relative = weights / loss**2
-    lowest = loss.min(axis=1, keepdims=True)
-    floors = [share * lowest for share in E_SHARES] if box.E is None else [0 * lowest + box.E]
+    one = np.ones_like(loss[:, :1])
+    floors = [share * one for share in E_SHARES]
+    if box.E is not None:
+        floors = [(box.E / np.exp(lowest)).astype(loss.dtype)]
     found = [
         _cell(grid, _linear(relative, loss - floor, k), floor, k)
         for k in (K_GRID if box.coupled else (1.0,))
         for floor in floors
     ]
-    return np.stack([start for start, _ in found]), np.stack([error for _, error in found])
+    points = np.stack([start for start, _ in found]).astype(np.float64)
+    points[:, :, 2] += lowest[:, 0]
+    points[:, :, :2] += lowest / points[:, :, 5:]
+    return points, np.stack([error for _, error in found])
 
 
 def _powers(log_size: Array) -> Array:

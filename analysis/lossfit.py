@@ -13,7 +13,7 @@ from analysis.laws import Array, LossLaw
 from analysis.objectives import Objective
 from analysis.parametric import Solution, law, solve, solve_all
 from analysis.problem import EXPONENT_BOUNDS, K_BOUNDS, LETTERS, Box, Problem
-from analysis.results import Fit, FitStatus, Point
+from analysis.results import Fit, FitError, FitStatus, Point
 from analysis.uncertainty import (
     UNIDENTIFIED_SHARE,
     Residuals,
@@ -61,7 +61,7 @@ def loss_fit(
 
     Raises:
         UnsupportedError: too few runs or levels.
-        FitError: no start converged.
+        FitError: no start converged, or to a law under which no allocation is best.
     """
     _refuse_unsupported(cells, approach.box)
     problem = Problem.of(cells.params, cells.tokens, cells.loss)
@@ -72,6 +72,7 @@ def loss_fit(
     points = _loss_draws(problem, approach, left, cells, draws)
     cost = cells.cost
     fitted = replace(found.law, **cost)
+    _refuse_no_optimum(fitted, cells)
     drawn = None
     if len(points):
         drawn = replace(law(points, problem.centers), **cost)
@@ -84,6 +85,15 @@ def loss_fit(
         points=_law_points(fitted, cells), certificate=found.certificate,
         warnings=_cost_warning(fitted), noise=left.noise, given=given, **spread(drawn, given),
     )  # fmt: skip
+
+
+def _refuse_no_optimum(fitted: LossLaw, cells: Cells) -> None:
+    with np.errstate(all="ignore"):
+        optima = np.asarray(fitted.n_opt(cells.budgets))
+    if not np.all((optima > 0) & np.isfinite(optima)):
+        raise FitError(
+            "the fitted loss does not fall with both model size and tokens: no allocation is best"
+        )
 
 
 def _refuse_unsupported(cells: Cells, box: Box) -> None:

@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from analysis import wording
 from analysis.cells import Cells
 from analysis.laws import Array, Value
 from analysis.newton import Index, Minima, minimize
 from analysis.powerlaw import log_fit
 from analysis.results import Certificate, FitError, FitStatus, Interval, percentile_interval
-from analysis.uncertainty import redrawn, residuals
+from analysis.uncertainty import UNIDENTIFIED_SHARE, redrawn, residuals
 
 Variable: TypeAlias = Literal["params", "tokens", "budget"]
 FLOORS = np.array([1e-4, 0.02, 0.2, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98])
@@ -99,7 +100,7 @@ class LossPowers:
     fits: tuple[LossPowerFit, ...] = ()
     """Of each quantity without a floor, then with one."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Why there is none of a quantity."""
+    """Why there is none, by its name in words."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -129,8 +130,9 @@ class Frontier:
 def frontier(cells: Cells, variable: Variable) -> Frontier:
     """The best run of each level of `variable`; of budgets, those that no smaller one beats."""
     values = cells.budgets[cells.profile] if variable == "budget" else getattr(cells, variable)
-    order = np.lexsort((cells.loss, values))
-    first = order[np.unique(values[order], return_index=True)[1]]
+    level = np.round(np.log(values), 2)  # tables round their counts
+    order = np.lexsort((cells.loss, level))
+    first = order[np.unique(level[order], return_index=True)[1]]
     if variable == "budget":
         loss = cells.loss[first]
         first = first[loss <= np.minimum.accumulate(loss)]
@@ -149,13 +151,17 @@ def loss_powers(cells: Cells, replicates: int, seed: np.random.SeedSequence) -> 
     fits: list[LossPowerFit] = []
     left_out: dict[str, str] = {}
     for variable, stream in zip(get_args(Variable), seed.spawn(3), strict=True):
-        points = frontier(cells, variable)
+        name, points = f"L({wording.LETTER[variable]})", frontier(cells, variable)
         if refused := _refused(variable, points):
-            left_out[variable] = refused
+            left_out[name] = refused
             continue
         floors = (False, True) if len(points.x) >= needed(floor=True) else (False,)
         rng = np.random.default_rng(stream)
-        fits += [_fitted(variable, points, floor, replicates, rng) for floor in floors]
+        for floor in floors:
+            try:
+                fits.append(_fitted(variable, points, floor, cells.noise, replicates, rng))
+            except FitError as error:
+                left_out[f"{name} over a floor" if floor else name] = str(error)
     return LossPowers(fits=tuple(fits), left_out=left_out)
 
 
@@ -187,40 +193,53 @@ def _refused(variable: Variable, points: Frontier) -> str:
 
 
 def _fitted(
-    variable: Variable, points: Frontier, floor: bool, replicates: int, rng: np.random.Generator
-) -> LossPowerFit:
+    variable: Variable, points: Frontier, floor: bool, noise: float, replicates: int,
+    rng: np.random.Generator,
+) -> LossPowerFit:  # fmt: skip
     law, certificate = _solve(points.x, points.loss, floor)
     left = np.log(points.loss / law.loss(points.x))
-    drawn = _draws(points, law, floor, replicates, rng)
-    status = FitStatus(state="ok")
-    if certificate.bounds:
-        reason = f"{' and '.join(certificate.bounds)} ended on a bound"
-        status = FitStatus(state="doubtful", reason=reason)
+    drawn = _draws(points, law, floor, noise, replicates, rng)
+    draws = _law(drawn.points, points.x) if drawn else None
     letters = LETTERS if floor else LETTERS[1:]
     return LossPowerFit(
         variable=variable, law=law, floor=floor, objective=float(np.mean(left**2)),
-        levels=len(points.x), status=status, certificate=certificate, draws=drawn,
-        intervals={x: percentile_interval(getattr(drawn, x)) for x in letters} if drawn else {},
+        levels=len(points.x), status=_status(certificate, drawn, floor), certificate=certificate,
+        draws=draws,
+        intervals={x: percentile_interval(getattr(draws, x)) for x in letters} if draws else {},
     )  # fmt: skip
 
 
+def _status(certificate: Certificate, drawn: Minima | None, floor: bool) -> FitStatus:
+    doubts = [f"{letter} ended on its bound" for letter in certificate.bounds]
+    if not certificate.positive_definite:
+        doubts.append("the Hessian at the optimum is not positive definite")
+    if drawn is not None:
+        held = drawn.held[:, 0 if floor else 1 :].any(axis=1) | ~drawn.converged
+        if held.mean() > UNIDENTIFIED_SHARE:
+            doubts.append(f"{held.mean():.0%} of bootstrap draws end on a bound")
+    return FitStatus(state="doubtful" if doubts else "ok", reason="; ".join(doubts))
+
+
 def _draws(
-    points: Frontier, law: LossPower, floor: bool, replicates: int, rng: np.random.Generator
-) -> LossPower | None:
-    """The law on new residuals: letters (r,). None without a bootstrap."""
+    points: Frontier, law: LossPower, floor: bool, noise: float, replicates: int,
+    rng: np.random.Generator,
+) -> Minima | None:  # fmt: skip
+    """The optimum on new residuals, never below the `noise` of ln loss known from elsewhere.
+
+    None without a bootstrap.
+    """
     if replicates < 2:
         return None
-    z = np.log(points.x)
-    z = z - z.mean()
+    z = np.log(points.x) - np.log(points.x).mean()
     power = np.asarray(law.coef * points.x**-law.exponent)
     share = power / (law.E + power)
     jacobian = np.column_stack([1 - share, share, -z * share])[:, 0 if floor else 1 :]
     each = np.arange(len(z))
-    left = residuals(np.log(points.loss), np.log(law.loss(points.x)), jacobian, each)
+    predicted = np.log(law.loss(points.x))
+    left = residuals(np.log(points.loss), predicted, jacobian, each, floor=noise)
     drawn = redrawn(left, each, "residual", replicates, rng)
     starts, errors = _starts(z, np.exp(drawn), floor)
-    best = starts[errors.argmin(axis=0), np.arange(replicates)]
-    return _law(_minimize(z, drawn, best, floor).points, points.x)
+    return _minimize(z, drawn, starts[errors.argmin(axis=0), np.arange(replicates)], floor)
 
 
 def _solve(x: Array, loss: Array, floor: bool) -> tuple[LossPower, Certificate]:
@@ -233,9 +252,9 @@ def _solve(x: Array, loss: Array, floor: bool) -> tuple[LossPower, Certificate]:
     z = np.log(x) - np.log(x).mean()
     starts = _starts(z, loss[None], floor)[0][:, 0]
     found = _minimize(z, np.log(loss)[None], starts, floor)
-    best = int(found.values.argmin())
-    if not found.converged[best]:
-        raise FitError("a power law of loss: Newton's method did not arrive")
+    best = found.best()
+    if best is None:
+        raise FitError("Newton's method did not arrive: the levels do not bend as a power law does")
     law = _law(found.points[best], x)
     proof = Certificate.of(found, best, LETTERS, given=() if floor else ("E",))
     return LossPower(**{name: float(value) for name, value in vars(law).items()}), proof
@@ -265,9 +284,11 @@ def _starts(z: Array, loss: Array, floor: bool) -> tuple[Array, Array]:
 
 def _minimize(z: Array, log_loss: Array, starts: Array, floor: bool) -> Minima:
     """Newton's method on every row of `log_loss` (r, n), or on one row from every start (r, 3)."""
-    lowest = float(log_loss.min())
-    low, high = (lowest + np.log(FLOORS[0]), lowest) if floor else (NO_FLOOR, NO_FLOOR)
-    lower, upper = np.array([low, -50.0, 1e-3]), np.array([high, 50.0, 3.0])
+    lowest = log_loss.min(axis=1)
+    lower = np.tile([NO_FLOOR, -50.0, 1e-3], (len(starts), 1))
+    upper = np.tile([NO_FLOOR, 50.0, 3.0], (len(starts), 1))
+    if floor:
+        lower[:, 0], upper[:, 0] = lowest + np.log(FLOORS[0]), lowest
     return minimize(partial(_evaluate, z, log_loss), starts, lower, upper)
 
 

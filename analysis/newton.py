@@ -38,13 +38,23 @@ class Minima:
     converged: Flags
     """(r,)."""
 
+    def best(self) -> int | None:
+        """The lowest that converged, of several starts on one table.
+
+        None where none did, or where one that did not went lower.
+        """
+        values = np.where(np.isfinite(self.values), self.values, np.inf)
+        near = values <= values.min() + 1e-6 * abs(values.min()) + 1e-15
+        arrived = self.converged & near & np.isfinite(values)
+        return int(np.where(arrived, values, np.inf).argmin()) if arrived.any() else None
+
 
 def minimize(
     evaluate: Evaluate, start: Array, lower: Array, upper: Array,
     *, tolerance: float = STEP_TOLERANCE, iterations: int = MAX_ITERATIONS,
     damping: float = DAMPING,
 ) -> Minima:  # fmt: skip
-    """Minimize r problems of p coordinates from `start` (r, p) within [lower, upper] (p,).
+    """Minimize r problems of p coordinates from `start` (r, p) within [lower, upper] (r, p).
 
     Levenberg damping a problem; finished problems leave the active set.
     """
@@ -56,10 +66,11 @@ def minimize(
         if not len(active):
             break
         gradient, hessian, _ = _held(
-            at.points[active], at.gradients[active], at.hessians[active], lower, upper
-        )
+            at.points[active], at.gradients[active], at.hessians[active],
+            lower[active], upper[active],
+        )  # fmt: skip
         step = _step(gradient, hessian, at.damping[active])
-        tried = np.clip(at.points[active] + step, lower, upper)
+        tried = np.clip(at.points[active] + step, lower[active], upper[active])
         small = np.abs(step).max(axis=1) < tolerance
         done = at.move(active, tried, evaluate(tried, active), small)
         converged[active[done]] = True

@@ -19,6 +19,8 @@ DELTA = 1e-3
 """Width of the Huber penalty: Hoffmann et al. (arXiv 2203.15556), appendix D.3."""
 LEAD = (1e-1, 1e-2)
 """Widths of the Huber penalties that lead to a narrow one."""
+SINGLE = 3e-4
+"""Narrower penalties drown in the rounding of single precision."""
 LOOSE, NEAR = 1e-1, 1e-4
 """Newton steps at which a penalty that leads elsewhere, and one that leads home, are left."""
 
@@ -30,6 +32,8 @@ class Lead:
     penalty: Penalty
     tolerance: float
     """Step, in logarithms and exponents, that is near enough to its minimum."""
+    single: bool = True
+    """Whether single precision is enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ def huber(delta: float = DELTA) -> Objective:
 def _narrowing(penalty: Callable[[float], Penalty], delta: float) -> tuple[Lead, ...]:
     """Wide penalties, then the one of width `delta` itself."""
     wide = [Lead(penalty=penalty(width), tolerance=LOOSE) for width in LEAD if width > 2 * delta]
-    return (*wide, Lead(penalty=penalty(delta), tolerance=NEAR))
+    return (*wide, Lead(penalty=penalty(delta), tolerance=NEAR, single=delta >= SINGLE))
 
 
 def least_absolute(delta: float = 1e-7) -> Objective:
@@ -74,7 +78,9 @@ def least_absolute(delta: float = 1e-7) -> Objective:
     return Objective(
         name="sum of absolute deviations of log loss",
         penalty=_huber(delta),
-        leads=tuple(Lead(penalty=_huber(width), tolerance=NEAR) for width in widths),
+        leads=tuple(
+            Lead(penalty=_huber(width), tolerance=NEAR, single=width >= SINGLE) for width in widths
+        ),
         for_draws=least_absolute(1e-5) if delta < 1e-5 else None,
         scale=1 / delta,
     )

@@ -28,7 +28,7 @@ def polish(problem: Problem, objective: Objective, box: Box, starts: Array) -> M
 
     Single precision leads to the neighborhood of the minimum, double precision ends it.
     """
-    bounds = box.bounds(float(np.exp(problem.log_loss.min())))
+    bounds = box.bounds(np.broadcast_to(np.exp(problem.log_loss.min(axis=1)), len(starts)))
     spread, points = box.spread, starts
 
     def fitted(
@@ -40,7 +40,7 @@ def polish(problem: Problem, objective: Objective, box: Box, starts: Array) -> M
     rough = problem.single()
     for stage in objective.leads:
         points = minimize(
-            partial(fitted, rough, stage.penalty), points, *bounds,
+            partial(fitted, rough if stage.single else problem, stage.penalty), points, *bounds,
             tolerance=stage.tolerance, iterations=LEAD_ITERATIONS,
         ).points  # fmt: skip
     found = minimize(
@@ -82,8 +82,8 @@ def solve(problem: Problem, objective: Objective, box: Box = FREE) -> Solution:
     """
     starts, errors = (found[:, 0] for found in locate(problem, box, 1))
     minima = polish(problem, objective, box, starts[np.argsort(errors)[:POLISHED]])
-    best = int(minima.values.argmin())
-    if not minima.converged[best]:
+    best = minima.best()
+    if best is None:
         raise FitError(f"{objective.name}: {MAX_ITERATIONS} Newton steps were not enough")
     point, free = minima.points[best], ~minima.held[best]
     predicted, jacobian = logarithmic_gradient(problem, point)

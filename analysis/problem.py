@@ -103,15 +103,18 @@ class Box:
             matrix[:, 4] = matrix[:, 3]
         return matrix
 
-    def bounds(self, lowest_loss: float) -> tuple[Array, Array]:
-        """Lower and upper bounds of the coordinates."""
+    def bounds(self, lowest_loss: Array) -> tuple[Array, Array]:
+        """Lower and upper bounds of the coordinates (r, 6), of tables of lowest loss (r,)."""
         k = K_BOUNDS if self.coupled else (1.0, 1.0)
-        floor, ceiling = (self.E, self.E) if self.E else (E_FLOOR * lowest_loss, lowest_loss)
         low, high = EXPONENT_BOUNDS
-        lower = np.array([-50.0, -50.0, np.log(floor), low, low, k[0]])
-        upper = np.array([50.0, 50.0, np.log(ceiling), high, high, k[1]])
+        lower = np.tile([-50.0, -50.0, 0.0, low, low, k[0]], (len(lowest_loss), 1))
+        upper = np.tile([50.0, 50.0, 0.0, high, high, k[1]], (len(lowest_loss), 1))
+        if self.E is None:
+            lower[:, 2], upper[:, 2] = np.log(E_FLOOR * lowest_loss), np.log(lowest_loss)
+        else:
+            lower[:, 2] = upper[:, 2] = np.log(self.E)
         if self.tied:
-            lower[4] = upper[4] = 1.0  # held: alpha speaks for it
+            lower[:, 4] = upper[:, 4] = 1.0  # held: alpha speaks for it
         return lower, upper
 
 

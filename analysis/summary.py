@@ -108,10 +108,7 @@ def _powers(powers: "LossPowers") -> list[str]:
             f"L({letter}) = {wording.loss_power(fit.params, letter)}{interval}; {fit.levels} "
             f"levels, error of ln loss {fit.objective**0.5:.2g}{doubt}"
         )
-    lines += [
-        f"L({wording.LETTER[variable]}) is left out: {reason}"
-        for variable, reason in powers.left_out.items()
-    ]
+    lines += [f"{name} is left out: {reason}" for name, reason in powers.left_out.items()]
     return ["", *lines, ""]
 
 

@@ -62,5 +62,5 @@ def duration(seconds: float) -> str:
 
 def loss_power(params: Mapping[str, float], letter: str) -> str:
     """A power law of loss in `letter`: `1.9001 + 1519.2 · C^-0.1599`."""
-    floor = f"{params['E']:.4f} + " if "E" in params else ""
+    floor = f"{params['E']:.5g} + " if "E" in params else ""
     return f"{floor}{params['coef']:.5g} · {letter}^-{params['exponent']:.4f}"

@@ -300,3 +300,10 @@ def test_the_width_of_the_huber_penalty_may_be_named(tuned_runs):
     assert wide["chinchilla"].a == pytest.approx(wide["chinchilla_logmse"].a, rel=1e-6)
     assert wide["chinchilla"].a != pytest.approx(usual["chinchilla"].a, rel=1e-6)
     assert wide["chinchilla_lad"] == usual["chinchilla_lad"]
+
+
+def test_loss_that_does_not_fall_with_size_is_refused_in_words():
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e9, 5), np.geomspace(1e8, 1e12, 5)))
+    table = pd.DataFrame({"N": n, "D": d, "L": 2 + 0.1 * np.log(n / 1e6)})
+    with pytest.raises(RunTableError, match=r"no allocation is best|were not enough"):
+        fit(Runs.of(table), approaches=["chinchilla", "chinchilla_logmse"], replicates=0)

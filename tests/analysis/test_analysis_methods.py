@@ -79,6 +79,29 @@ def test_a_point_beyond_all_tables_is_no_improvement_and_no_warning(problem):
         assert not value[0] < np.inf
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1e6])
+def test_the_unit_of_loss_does_not_matter(problem, unit):
+    scaled = replace(problem, log_loss=problem.log_loss + np.log(unit))
+    for box in (Box(), Box(coupled=True)):
+        one, other = (solve(each, objectives.huber(), box).law for each in (problem, scaled))
+        assert other.alpha == pytest.approx(one.alpha, rel=1e-6)
+        assert pytest.approx(unit * one.E, rel=1e-6) == other.E
+
+
+def test_a_draw_does_not_depend_on_those_beside_it(problem):
+    """The lowest loss of one replicate bounds E of that one alone."""
+    rng = np.random.default_rng(0)
+    noise = 0.1 * rng.standard_t(2, size=(30, 40))
+    tables = replace(problem, log_loss=problem.log_loss + noise)
+    together = solve_all(tables, objectives.log_squares())
+    for row in range(0, 30, 6):
+        alone = replace(problem, log_loss=tables.log_loss[row : row + 1])
+        np.testing.assert_allclose(
+            law_at(solve_all(alone, objectives.log_squares()), (0, 0)).E,
+            law_at(together[row : row + 1], (0, 0)).E, rtol=1e-4,
+        )  # fmt: skip
+
+
 def test_a_pinned_floor_stays(problem, truth):
     found = solve(problem, objectives.huber(), Box(E=truth.E))
     assert pytest.approx(truth.E, rel=1e-14) == found.law.E
