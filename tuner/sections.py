@@ -247,16 +247,31 @@ class Law(Section):
     alpha: Positive = 0.34
     beta: Positive = 0.28
     learning_rate: Positive = 2e-2
-    """Rate that costs nothing."""
+    """Rate that costs nothing, at N = D = 1 where the exponents below are not 0."""
+    rate_params: float = 0.0
+    """That rate goes as N to this power: -0.713 in Step Law (arXiv 2503.04715)."""
+    rate_tokens: float = 0.0
+    """And as D to this power: 0.307 there."""
     curvature: Annotated[float, Field(ge=0)] = 0.02
     """Loss added per squared e-fold away from that rate, nat/token."""
     batch_tokens: Positive | None = None
     """Tokens a step up to which a larger batch costs nothing (the critical batch size of McCandlish
     et al., arXiv 1812.06162); left out: no batch costs anything."""
+    batch_exponent: float = 0.0
+    """They go as D to this power: 0.571 in Step Law, whose `batch_tokens` is 0.58."""
     batch_curvature: Annotated[float, Field(ge=0)] = 0.02
     """Loss added per squared e-fold of tokens a step beyond that, nat/token."""
+    batch_curvature_below: Annotated[float, Field(ge=0)] = 0.0
+    """The same below it."""
     noise: Annotated[float, Field(ge=0)] = 0.003
     """Standard deviation over seeds, nat/token."""
+    relative_noise: Annotated[float, Field(ge=0)] = 0.0
+    """The same as a share of the loss, in place of `noise` where it is not 0."""
+    wobble: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of each report before the last on top of that, as a multiple of it."""
+    hurry: float = 0.0
+    """Loss that the schedule has yet to remove goes as the rate to this power: above 0, small rates
+    look better in the middle of a run than at its end."""
     diverges: Share = 0.0
     """Share of configurations whose loss ceases to be finite."""
     seconds_per_trial: Annotated[float, Field(ge=0)] = 0.0

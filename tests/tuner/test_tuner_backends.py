@@ -270,6 +270,43 @@ def test_exceptions_and_pretended_speed_leave_no_trace_in_the_rows(tmp_path):
     pd.testing.assert_frame_equal(calm, stormy)
 
 
+def law_losses(folder, *, rates=(0.02,), **law):
+    job = job_of(sweep_of("law", law={"noise": 0.0, **law}), folder)
+    return [[told.loss for told in contract.start(job, trial_of(job, rate=r))] for r in rates]
+
+
+def test_the_law_s_best_rate_and_batch_follow_step_law(tmp_path):
+    trial = trial_of(job_of(sweep_of("law"), tmp_path))
+    params, tokens = trial.shape.params_non_embedding, trial.tokens
+    best = 1.79 * params**-0.713 * tokens**0.307
+    step_law = {"learning_rate": 1.79, "rate_params": -0.713, "rate_tokens": 0.307}
+    below, at, above = law_losses(tmp_path, rates=(best / 2, best, best * 2), **step_law)
+    assert below[-1] - at[-1] == pytest.approx(0.02 * math.log(2) ** 2)
+    assert above[-1] == pytest.approx(below[-1])
+    a_step = trial.batch_size * trial.shape.context_length
+    for factor, curvature in ((2.0, 0.01), (0.5, 0.03)):
+        batch = {"batch_tokens": factor * a_step / tokens**0.5, "batch_exponent": 0.5}
+        ways = {"batch_curvature": 0.03, "batch_curvature_below": 0.01}
+        ((*_, loss),) = law_losses(tmp_path, rates=(best,), **step_law, **batch, **ways)
+        assert loss - at[-1] == pytest.approx(curvature * math.log(2) ** 2)
+
+
+def test_in_the_middle_of_a_run_small_rates_may_look_better(tmp_path):
+    plain = law_losses(tmp_path, rates=(0.02, 0.04))
+    hurried = law_losses(tmp_path, rates=(0.02, 0.04), hurry=0.5)
+    assert [run[-1] for run in hurried] == [run[-1] for run in plain]
+    assert hurried[1][0] - hurried[0][0] > plain[1][0] - plain[0][0]
+
+
+def test_noise_may_be_a_share_of_the_loss_and_wobble_on_the_way(tmp_path):
+    ((*_, clean),) = law_losses(tmp_path)
+    ends = [law_losses(tmp_path, relative_noise=share)[0][-1] for share in (0.01, 0.02)]
+    assert ends[1] - clean == pytest.approx(2 * (ends[0] - clean))
+    (steady,), (wobbling,) = (law_losses(tmp_path, relative_noise=0.01, wobble=w) for w in (0, 1))
+    assert wobbling[-1] == steady[-1]
+    assert wobbling[:-1] != steady[:-1]
+
+
 @pytest.fixture(scope="module")
 def training_job(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("memory")

@@ -61,24 +61,47 @@ class LawRun(InstantRun):
             yield progress
 
     def _loss(self, share: float) -> float:
+        clean = self._clean(share)
+        hurry = math.exp(self.law.hurry * self._off())
+        return clean + self._deviation(clean, share) + EXCESS * (1 - share) * hurry
+
+    def _clean(self, share: float) -> float:
+        """What the law and the settings alone give when `share` of the run is done, nat/token."""
         law, trial = self.law, self.trial
-        off = math.log(trial.question.learning_rate / law.learning_rate)
         return (
             law.E
             + law.A / trial.shape.params_non_embedding**law.alpha
             + law.B / (trial.tokens * share) ** law.beta
-            + law.curvature * off**2
-            + law.batch_curvature * self._excess_batch() ** 2
-            + law.noise * float(self._chance("noise").standard_normal())
-            + EXCESS * (1 - share)
+            + law.curvature * self._off() ** 2
+            + self._batch_penalty()
         )
 
-    def _excess_batch(self) -> float:
-        """E-folds of tokens a step beyond what costs nothing."""
-        if self.law.batch_tokens is None:
+    def _off(self) -> float:
+        """E-folds from the best learning rate to the trial's."""
+        law, trial = self.law, self.trial
+        size, tokens = math.log(trial.shape.params_non_embedding), math.log(trial.tokens)
+        best = math.log(law.learning_rate) + law.rate_params * size + law.rate_tokens * tokens
+        return math.log(trial.question.learning_rate) - best
+
+    def _batch_penalty(self) -> float:
+        """What a batch larger or smaller than the best one costs, nat/token."""
+        law, trial = self.law, self.trial
+        if law.batch_tokens is None:
             return 0.0
-        tokens = self.trial.batch_size * self.trial.shape.context_length
-        return max(0.0, math.log(tokens / self.law.batch_tokens))
+        best = law.batch_tokens * trial.tokens**law.batch_exponent
+        off = math.log(trial.batch_size * trial.shape.context_length / best)
+        return (law.batch_curvature if off > 0 else law.batch_curvature_below) * off**2
+
+    def _deviation(self, clean: float, share: float) -> float:
+        """The seed's part in a report, nat/token: the same throughout but for the wobble."""
+        size = self._noise(clean)
+        own = float(self._chance("noise").standard_normal())
+        if not self.law.wobble or share == 1.0:
+            return size * own
+        return size * (own + self.law.wobble * float(self._chance(f"{share!r}").standard_normal()))
+
+    def _noise(self, clean: float) -> float:
+        return self.law.relative_noise * clean if self.law.relative_noise else self.law.noise
 
     def _rate(self, share: float) -> float:
         return self.trial.question.learning_rate * (1 - share)
@@ -92,7 +115,7 @@ class LawRun(InstantRun):
         return self._seconds()
 
     def _loss_se(self) -> float:
-        return self.law.noise
+        return self._noise(self._clean(1.0))
 
     def _share(self, stream: str, probability: float) -> float:
         """The share of the run after which something happens; infinite if it does not."""
