@@ -35,11 +35,16 @@ DESIGNED = ("grid", "qmc")
 class Studies:
     """The sweep's Optuna studies, one a budget, in one SQLite file that optuna-dashboard reads."""
 
-    def __init__(self, sweep: Sweep, path: Path, vocab_size: int) -> None:
+    def __init__(self, sweep: Sweep, path: Path | None, vocab_size: int) -> None:
+        """Open the studies in the file `path`; None keeps them in memory alone."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sweep = sweep
         self.vocab_size = vocab_size
-        self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        self._storage = (
+            optuna.storages.InMemoryStorage()
+            if path is None
+            else optuna.storages.RDBStorage(f"sqlite:///{path}")
+        )
         self._budgets = space.studied(sweep, vocab_size)
         self._profiled = space.budgets(sweep, vocab_size)
         self._studies = {budget: self._study(budget) for budget in self._budgets}

@@ -1,9 +1,11 @@
 """A whole sweep in simulated time: the same engine, no Ray. For planning, tests and benchmarks."""
 
 import heapq
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import TypeAlias
 
 from model.progress import Progress
 from tuner import plan
@@ -13,6 +15,9 @@ from tuner.config import Sweep
 from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
 from tuner.search import Studies
+
+Decider: TypeAlias = Callable[..., Engine]
+"""Makes the engine that decides: `Engine` itself, or another design held against it."""
 
 
 def simulate(sweep: Sweep, folder: Path, *, slots: int = 1) -> float:
@@ -29,21 +34,26 @@ def simulate(sweep: Sweep, folder: Path, *, slots: int = 1) -> float:
     Raises:
         ValueError: attempts are to hang; simulated time would stand still with them.
     """
-    if sweep.backend == "law" and sweep.law.faults.hangs:
-        raise ValueError("law.faults.hangs is for real time only")
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / "ledger.db")
-    vocab_size = plan.vocabulary(sweep)
-    studies = Studies(sweep, folder / "study.db", vocab_size)
-    job = Job(
-        sweep=_at_once(sweep), vocab_size=vocab_size, corpus=None,
-        checkpoints=folder / "checkpoints", peak_flops=0.0,
-    )  # fmt: skip
-    clock = _Clock(job, slots)
-    cap = plan.plan(sweep).cap
-    clock.run(Engine(sweep, ledger, studies, cap=cap, clock=lambda: clock.now))
+    studies = Studies(sweep, folder / "study.db", plan.vocabulary(sweep))
+    simulation = Simulation(sweep, ledger, studies, folder / "checkpoints", slots=slots)
+    for _ in simulation:
+        pass
     ledger.close()
-    return clock.now
+    return simulation.now
+
+
+def in_memory(sweep: Sweep, decider: Decider = Engine) -> "Simulation":
+    """A sweep of one slot that leaves nothing on disk: for hundreds of them.
+
+    Args:
+        sweep: its backend is `law` or `replay`.
+        decider: what decides.
+    """
+    ledger = Ledger(Path(":memory:"))
+    studies = Studies(sweep, None, plan.vocabulary(sweep))
+    return Simulation(sweep, ledger, studies, Path(os.devnull), decider=decider)
 
 
 def _at_once(sweep: Sweep) -> Sweep:
@@ -52,26 +62,41 @@ def _at_once(sweep: Sweep) -> Sweep:
     return sweep.model_copy(update={"law": law})
 
 
-class _Clock:
+class Simulation:
     """Slots, each with a trial whose next report is due at a known time."""
 
-    engine: Engine
-
-    def __init__(self, job: Job, slots: int) -> None:
-        self.job = job
+    def __init__(
+        self,
+        sweep: Sweep,
+        ledger: Ledger,
+        studies: Studies,
+        checkpoints: Path,
+        *,
+        slots: int = 1,
+        decider: Decider = Engine,
+    ) -> None:
+        if sweep.backend == "law" and sweep.law.faults.hangs:
+            raise ValueError("law.faults.hangs is for real time only")
+        self.job = Job(
+            sweep=_at_once(sweep), vocab_size=studies.vocab_size, corpus=None,
+            checkpoints=checkpoints, peak_flops=0.0,
+        )  # fmt: skip
         self.slots = slots
         self.now = 0.0
         self._due: list[tuple[float, int, str, Progress, Run, Iterator[Progress]]] = []
         self._tie = count()
+        cap = plan.plan(sweep).cap
+        self.engine = decider(sweep, ledger, studies, cap=cap, clock=lambda: self.now)
 
-    def run(self, engine: Engine) -> None:
-        """Until nothing is left."""
-        self.engine = engine
+    def __iter__(self) -> Iterator[str]:
+        """Go on until nothing is left, yielding the key of each trial when it is over."""
         self._fill()
         while self._due:
             self.now, _, key, progress, run, rest = heapq.heappop(self._due)
             if self.engine.report(key, progress, {"device": run.device}):
                 self._schedule(key, progress.flops, run, rest)
+            else:
+                yield key
             self._fill()
 
     def _fill(self) -> None:
