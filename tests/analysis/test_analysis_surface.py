@@ -1,0 +1,90 @@
+"""Law and learning rate in one fit: it comes back, its interval is honest, its foresight true."""
+
+import numpy as np
+import pytest
+
+from analysis import surface
+from analysis.laws import PUBLISHED
+from analysis.surface import Tuned
+
+RATES = (3e-4, 1e-1)
+BUDGETS = (1e17, 3e17, 1e18)
+TARGET = 3e19
+TRUTH = PUBLISHED[0].law
+
+
+def best_rate(params, tokens):
+    return 1.79 * params**-0.713 * tokens**0.307  # Step Law, arXiv 2503.04715, eq. 1
+
+
+def runs(*, noise=0.0, seed=0, budgets=BUDGETS, rates=(0.4, 1.0, 2.5)):
+    """Seven sizes a budget at rates around the best one."""
+    rng = np.random.default_rng(seed)
+    budget, size, off = (
+        axis.ravel()
+        for axis in np.meshgrid(budgets, np.geomspace(1 / 6, 6, 7), rates, indexing="ij")
+    )
+    params = size * np.sqrt(budget / 120)
+    tokens = budget / 6 / params
+    rate = off * best_rate(params, tokens)
+    loss = TRUTH.loss(params, tokens) + 0.0125 * np.log(off) ** 2
+    return Tuned(
+        budget=budget, params=params, tokens=tokens, learning_rate=rate,
+        loss=loss * np.exp(noise * rng.normal(size=len(loss))),
+    )  # fmt: skip
+
+
+def test_a_noise_free_surface_comes_back():
+    found = surface.fit(runs(), RATES)
+    assert found.law.n_opt(TARGET) == pytest.approx(TRUTH.n_opt(TARGET), rel=0.02)
+    assert found.law.loss_opt(TARGET) == pytest.approx(TRUTH.loss_opt(TARGET), rel=0.002)
+    assert found.best_rate(1e8, 2e9) == pytest.approx(best_rate(1e8, 2e9), rel=0.02)
+
+
+def test_badly_chosen_rates_do_not_move_the_answer():
+    low, high = (surface.fit(runs(rates=r), RATES) for r in ((0.2, 0.5, 1.1), (0.9, 2.0, 5.0)))
+    assert low.law.n_opt(TARGET) == pytest.approx(high.law.n_opt(TARGET), rel=0.03)
+
+
+def test_ninety_of_a_hundred_intervals_hold_the_truth():
+    inside = 0
+    for seed in range(100):
+        found = surface.fit(runs(noise=0.003, seed=seed), RATES)
+        off = np.log(found.law.n_opt(TARGET) / TRUTH.n_opt(TARGET))
+        inside += abs(off) <= found.half_width(TARGET)
+    assert 83 <= inside <= 97
+
+
+def test_draws_spread_as_the_interval_says():
+    found = surface.fit(runs(noise=0.003), RATES)
+    drawn = np.log(found.draws(4000, np.random.default_rng(0)).n_opt(TARGET))
+    low, high = np.quantile(drawn, [0.05, 0.95])
+    assert (high - low) / 2 == pytest.approx(found.half_width(TARGET), rel=0.1)
+    assert np.median(drawn) == pytest.approx(found.targets(TARGET)[0][0], abs=0.02)
+
+
+def test_it_foresees_what_further_runs_will_do_to_its_error():
+    seen = runs(noise=0.003, budgets=BUDGETS[:2])
+    more = runs(noise=0.003, seed=0)
+    new = more.budget == BUDGETS[2]
+    before = surface.fit(seen, RATES)
+    ahead = before.with_runs(more.params[new], more.tokens[new], more.learning_rate[new])
+    after = surface.fit(more, RATES)
+    assert ahead.error(TARGET)[0] < before.error(TARGET)[0]
+    # What is foreseen is the covariance at the noise now believed.
+    foreseen = ahead.error(TARGET) / ahead.noise
+    assert foreseen == pytest.approx(after.error(TARGET) / after.noise, rel=0.25)
+
+
+def test_its_derivatives_are_those_of_its_predictions():
+    found = surface.fit(runs(noise=0.003), RATES)
+    where = (np.array([3e7, 2e8]), np.array([1e9, 5e8]), np.array([2e-3, 9e-3]))
+    _, slope, _ = found.predicted(*where)
+    for letter in range(len(surface.LETTERS)):
+        step = np.zeros(len(surface.LETTERS))
+        step[letter] = 1e-6
+        moved = [
+            surface._evaluate(found.point + sign * step, found._places(*where))[0]
+            for sign in (1, -1)
+        ]
+        assert slope[:, letter] == pytest.approx((moved[0] - moved[1]) / 2e-6, rel=1e-5, abs=1e-9)
