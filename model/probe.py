@@ -4,6 +4,7 @@ A faster path counts only where it gains a tenth on the largest model, loses not
 smallest, and leaves the held-out loss where float32 has it.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from torch import nn
 from model.backprop import derived
 from model.execution import Execution
 from model.gradient import gradient
+from model.memory import TooLargeError, fit
 from model.optim import AdamW
 from model.precision import onednn_keeps_float32
 from model.recipe import Recipe
@@ -41,6 +43,7 @@ def choose(
     *,
     device: str = "cpu",
     threads: int = 1,
+    memory: float = math.inf,
     dtype: Dtype | None = None,
     build: Build = BasicsTransformerLM.from_shape,
     loss: Loss,
@@ -53,6 +56,7 @@ def choose(
         batch_size: sequences a step.
         device: "cpu", "cuda", …
         threads: that a trial may take.
+        memory: that a trial may take, byte.
         dtype: what was asked for; None leaves it open.
         build: the model of a shape.
         loss: decides whether bfloat16 may be taken; asked only where it is faster.
@@ -69,7 +73,7 @@ def choose(
         return Speed(dtype=ways[0][0], why="nothing to choose")
     each = seconds / (len(ways) * len(shapes))
     took = {
-        way: [_time(build, shape, batch_size, device, way, each) for shape in shapes]
+        way: [_time(build, shape, batch_size, device, memory, way, each) for shape in shapes]
         for way in ways
     }
     plain = _best({way: times for way, times in took.items() if way[0] == dtypes[0]}, ways[0])
@@ -114,17 +118,27 @@ def _time(
     shape: Shape,
     batch_size: int,
     device: str,
+    memory: float,
     way: Way,
     seconds: float,
 ) -> float:
-    """Seconds of the fastest gradient, on random tokens."""
+    """Seconds of the fastest gradient on random tokens; infinite if it does not fit in memory."""
     dtype, attention, threads = way
+    try:
+        split = fit(shape, batch_size, memory, dtype, fused=device != "cpu")
+    except TooLargeError:
+        return math.inf
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         model = _built(build, shape).to(device)
         recipe = Recipe(learning_rate=1.0, batch_size=batch_size, dtype=dtype)
-        execution = Execution(device=device, attention=attention)
+        execution = Execution(
+            device=device,
+            attention=attention,
+            micro_batch_size=split.micro_batch_size,
+            recompute=split.recompute,
+        )
         call = gradient(model, AdamW(model, recipe, shape), recipe, execution)
         size = (batch_size, shape.context_length + 1)
         tokens = np.random.default_rng(1).integers(0, shape.vocab_size, size)

@@ -115,8 +115,8 @@ def training_speed(device: str) -> float:
     tokens = rng.integers(256, size=(trial.batch_size, trial.shape.context_length + 1))
     steps = (20, trial.steps)
     training = Training(
-        shape=trial.shape, recipe=recipe(sweep, trial), steps=trial.steps, report_at=steps,
-        batches=lambda _: tokens, held_out=[tokens], seed=0,
+        shape=trial.shape, recipe=recipe(sweep, trial, "float32"), steps=trial.steps,
+        report_at=steps, batches=lambda _: tokens, held_out=[tokens], seed=0,
         flops_per_step=trial.flops_per_step, execution=Execution(device=device),
     )  # fmt: skip
     warm, done = training.run()

@@ -7,10 +7,12 @@ import pandas as pd
 
 from analysis import runs
 from model.progress import Progress
+from tuner import slot as slots
 from tuner import space
 from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger, Record
 from tuner.provenance import Provenance
+from tuner.slot import Slot
 from tuner.space import Trial
 
 TRIALS = ("trials.parquet", "trials.csv")
@@ -19,13 +21,14 @@ CURVES = "curves.parquet"
 
 def export(folder: Path, sweep: Sweep, ledger: Ledger, provenance: Provenance) -> pd.DataFrame:
     """Write the run table and the curves of a sweep into its folder; return the table."""
-    records = ledger.records(*ENDED)
+    records, slot = ledger.records(*ENDED), slots.read(ledger)
     rows: list[dict[str, object]] = []
     curves: list[dict[str, object]] = []
     for record in records:
         trial = space.trial(sweep, record.question, provenance.vocab_size)
         reports = ledger.reports(record.key)
-        rows.append(_row(sweep, record, trial, reports[-1] if reports else None, provenance))
+        last = reports[-1] if reports else None
+        rows.append(_row(sweep, record, trial, last, provenance, slot))
         curves += [_point(record.key, progress) for progress in reports if not progress.diverged]
     # In the plan's order, not the clock's: the same sweep gives the same table.
     table = runs.frame(rows).sort_values(["budget", "params", "trial"], ignore_index=True)
@@ -36,7 +39,12 @@ def export(folder: Path, sweep: Sweep, ledger: Ledger, provenance: Provenance) -
 
 
 def _row(
-    sweep: Sweep, record: Record, trial: Trial, last: Progress | None, provenance: Provenance
+    sweep: Sweep,
+    record: Record,
+    trial: Trial,
+    last: Progress | None,
+    provenance: Provenance,
+    slot: Slot,
 ) -> dict[str, object]:
     """One row of the run table."""
     asked, shape, training = trial.question, trial.shape, sweep.training
@@ -49,12 +57,12 @@ def _row(
         "learning_rate": asked.learning_rate, "batch_size": trial.batch_size,
         "weight_decay": trial.weight_decay, "warmup": training.warmup,
         "schedule": training.schedule, "optimizer": training.optimizer,
-        "parametrization": training.parametrization, "dtype": training.dtype,
+        "parametrization": training.parametrization, "dtype": slot.speed.dtype,
         "backend": sweep.backend, "flops_charged": float(record.charged),
         "flops_per_token": shape.flops_per_token(sweep.convention), "attempts": record.attempts,
         "device": record.device.get("device", ""), "mfu": _mfu(last, record),
         "status": record.status, "reason": record.reason, "commit": provenance.commit,
-        "config_hash": space.config_hash(sweep, trial, provenance.determining()),
+        "config_hash": space.config_hash(sweep, trial, provenance.determining(), slot),
         "corpus": provenance.corpus, "tokenizer": provenance.tokenizer,
         "torch": provenance.torch, "started": record.started or None,
         **_outcome(last, provenance),

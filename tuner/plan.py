@@ -3,10 +3,12 @@
 import math
 from dataclasses import asdict, dataclass
 
+from model.memory import TooLargeError
 from tuner import space
 from tuner.config import BudgetError, ConfigError, Sweep
 from tuner.question import Cell
 from tuner.sections import Cap
+from tuner.slot import Slot
 
 BYTE_VOCABULARY = 256
 RETRIES = 0.05
@@ -214,6 +216,22 @@ def check_corpus(sweep: Sweep, counted: Plan, train_tokens: int) -> None:
     ]
     if faults:
         raise ConfigError("\n".join(f"{sweep.name}: {fault}" for fault in faults))
+
+
+def check_memory(sweep: Sweep, counted: Plan, vocab_size: int, slot: Slot) -> None:
+    """Refuse sizes of which not even one sequence fits in a trial's memory.
+
+    Raises:
+        ConfigError: all such, by how much, and what to do.
+    """
+    faults = []
+    for size in sorted({size for stage in counted.stages for size in stage.shapes}):
+        try:
+            slot.split(space.shape(sweep, size, vocab_size), 1, sweep.resources)
+        except TooLargeError as error:
+            faults.append(f"{sweep.name}: {error}")
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _warnings(

@@ -119,7 +119,9 @@ class Training(Section):
     """Rates of hidden matrices and head scaled by 16 / d_model; one rate for all; or, besides, what
     a block adds scaled by 2 / num_layers."""
     grad_clip: Positive = 1.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; `auto` takes bfloat16 where a probe before the first trial finds it a
+    tenth faster and, over three seeds, no worse than .005 nat/token."""
 
 
 class Search(Section):

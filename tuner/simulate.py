@@ -79,7 +79,7 @@ class Simulation:
             raise ValueError("law.faults.hangs is for real time only")
         self.job = Job(
             sweep=_at_once(sweep), vocab_size=studies.vocab_size, corpus=None,
-            checkpoints=checkpoints, peak_flops=0.0,
+            checkpoints=checkpoints,
         )  # fmt: skip
         self.slots = slots
         self.now = 0.0

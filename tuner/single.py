@@ -18,12 +18,15 @@ from tuner.attempt import attempt
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
 from tuner.config import ConfigError, Sweep
-from tuner.sections import NAMED_SIZES
+from tuner.probing import find
+from tuner.sections import NAMED_SIZES, Explore
+from tuner.slot import Slot
 from tuner.space import Question, Trial
 
 CHECKPOINT = "checkpoint.pickle"
 ASKED = "asked.json"
 TOKENIZER = "tokenizer.txt"
+SLOT = "slot.json"
 TENSORBOARD = "tensorboard"
 EVALUATION_SHARE = 0.05
 """Of training's FLOPs that evaluation may take where nobody says how often to report."""
@@ -65,10 +68,9 @@ def task(
         ConfigError: `size` is no size, the budget buys no step or more tokens than there are.
         CorpusError: the corpus cannot be read or made.
     """
-    sweep = _alone(sweep, budget)
-    question = Question(
-        budget=budget, size=_size(size), learning_rate=learning_rate, number=0, seed=seed
-    )
+    asked = _size(size)
+    sweep = _alone(sweep, budget, asked)
+    question = Question(budget=budget, size=asked, learning_rate=learning_rate, number=0, seed=seed)
     corpus = corpora.of(sweep, folder.parent)
     trial = space.trial(sweep, question, corpus.vocab_size)
     if trial.steps < 1:
@@ -103,7 +105,7 @@ def train(task: Task, on_step: Callable[[int], None]) -> Iterator[Progress]:
         (folder / TOKENIZER).write_text(task.corpus.tokenizer_name)
         job = Job(
             sweep=task.sweep, vocab_size=task.corpus.vocab_size, corpus=task.corpus.folder,
-            checkpoints=folder, peak_flops=0.0,
+            checkpoints=folder, slot=_slot(task),
         )  # fmt: skip
         run = TrainRun(job, task.trial, on_step=on_step)
         for progress in attempt(run, folder / CHECKPOINT):
@@ -112,15 +114,24 @@ def train(task: Task, on_step: Callable[[int], None]) -> Iterator[Progress]:
             yield progress
 
 
-def _alone(sweep: Sweep, budget: float) -> Sweep:
-    """The sweep with this one budget, at the batch size of its nearest."""
+def _slot(task: Task) -> Slot:
+    """What it is trained on and how: found the first time, kept when it is taken up elsewhere."""
+    path = task.folder / SLOT
+    if not path.exists():
+        corpus = task.corpus
+        path.write_text(find(task.sweep, corpus.vocab_size, corpus.folder).to_json())
+    return Slot.from_json(path.read_text())
+
+
+def _alone(sweep: Sweep, budget: float, size: space.Size) -> Sweep:
+    """The sweep with this one budget and size, at the batch size of the nearest budget."""
     sizes = sweep.training.batch_size
     near = sweep.batch_size(budget) if sweep.design == "isoflop" else sizes
     batch = near if isinstance(near, int) else near[0]
     training = sweep.training.model_copy(update={"batch_size": batch})
-    return sweep.model_copy(
-        update={"design": "isoflop", "budgets": (budget,), "training": training}
-    )
+    one = {"design": "isoflop", "budgets": (budget,), "explore": Explore()}
+    shapes = sweep.shapes.model_copy(update={"ladder": (size,)})
+    return sweep.model_copy(update=one | {"training": training, "shapes": shapes})
 
 
 def _size(text: str) -> space.Size:

@@ -11,6 +11,7 @@ from tuner.config import ConfigError, Sweep, digest
 from tuner.grid import crossings, whole_steps
 from tuner.ladder import Size, built, shape
 from tuner.question import Cell, Question, Setting
+from tuner.slot import Slot
 
 if TYPE_CHECKING:
     from tuner.recording import Recording
@@ -194,26 +195,27 @@ def rates(range_: tuple[float, float], count: int) -> tuple[float, ...]:
     return tuple(math.exp(low + (high - low) * (i + 0.5) / count) for i in range(count))
 
 
-def config_hash(sweep: Sweep, trial: Trial, provenance: dict[str, str]) -> str:
+def config_hash(sweep: Sweep, trial: Trial, provenance: dict[str, str], slot: Slot) -> str:
     """Stands for everything a row is a function of: configuration, seed, data, precision."""
     asked = (
         trial.question.budget, trial.question.learning_rate, trial.question.seed, trial.shape,
         trial.batch_size, trial.weight_decay, trial.steps, trial.report_steps, sweep.backend,
-        sweep.convention, sweep.data.held_out_tokens, *_answering(sweep), provenance,
+        sweep.convention, sweep.data.held_out_tokens, *_answering(sweep, trial, slot), provenance,
     )  # fmt: skip
     return digest([repr(part) for part in asked])
 
 
-def _answering(sweep: Sweep) -> tuple[object, ...]:
+def _answering(sweep: Sweep, trial: Trial, slot: Slot) -> tuple[object, ...]:
     """The settings of the sweep's backend that its answers are a function of."""
     if sweep.backend == "replay":
         return sweep.replay.match, sweep.replay.within, _record(sweep).fingerprint
-    settings = sweep.law if sweep.backend == "law" else sweep.training
-    # Threads and device may move the last bits of a sum.
-    place = (sweep.resources.cpus_per_trial, sweep.resources.gpus_per_trial)
-    pretended = {"seconds_per_trial", "flops_per_second", "faults"}
-    told = settings.model_dump(mode="json", exclude={"batch_size", "weight_decay", *pretended})
-    return (told, *((*place, sweep.model) if sweep.backend == "train" else ()))
+    if sweep.backend == "law":
+        pretended = {"seconds_per_trial", "flops_per_second", "faults"}
+        return (sweep.law.model_dump(mode="json", exclude=pretended),)
+    elsewhere = {"batch_size", "weight_decay", "dtype"}
+    told = sweep.training.model_dump(mode="json", exclude=elsewhere)
+    computed = slot.determining(trial.shape, trial.batch_size, sweep.resources)
+    return told, sweep.model, computed
 
 
 def _record(sweep: Sweep) -> "Recording":

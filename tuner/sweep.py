@@ -14,12 +14,14 @@ import ray
 import tomli_w
 from filelock import FileLock, Timeout
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as RayTrial
 
 from data.corpus import Corpus
 from tuner import corpora, plan, space, trainable
 from tuner import provenance as provenances
+from tuner import slot as slots
 from tuner.answers import FILE as ANSWERS
 from tuner.answers import Answers
 from tuner.backends.contract import Job
@@ -31,6 +33,7 @@ from tuner.ledger import END, Ledger
 from tuner.provenance import Provenance
 from tuner.search import Studies
 from tuner.sections import Resources
+from tuner.slot import Slot
 from tuner.space import Trial
 from tuner.tensorboard import TensorBoard
 from tuner.watch import Watcher
@@ -72,15 +75,18 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
         counted = plan.plan(sweep, provenance.vocab_size)
-        answers = Answers(folder.parent / ANSWERS, _namer(sweep, provenance))
-        engine = Engine(sweep, ledger, studies, cap=counted.cap, max_tokens=most, answers=answers)
         with _ray(sweep, address):
             job = Job(
                 sweep=sweep,
                 vocab_size=provenance.vocab_size,
                 corpus=None if corpus is None else corpus.folder.resolve(),
                 checkpoints=(folder / "checkpoints").resolve(),
-                peak_flops=_peak(sweep, ledger),
+                slot=_slot(sweep, ledger, corpus),
+            )
+            # What is on record depends on how trials compute, and so waits for the slot.
+            answers = Answers(folder.parent / ANSWERS, _namer(job, provenance))
+            engine = Engine(
+                sweep, ledger, studies, cap=counted.cap, max_tokens=most, answers=answers
             )
             _fit(engine, job, folder, provenance)
         export(folder, sweep, ledger, provenance)
@@ -123,10 +129,10 @@ def _most_tokens(sweep: Sweep, corpus: Corpus | None) -> float:
     return math.inf if sweep.data.allow_repeats else once
 
 
-def _namer(sweep: Sweep, provenance: Provenance) -> Callable[[Trial], str]:
+def _namer(job: Job, provenance: Provenance) -> Callable[[Trial], str]:
     """What stands for a trial's question among all sweeps of a storage folder."""
     settled, code = provenance.determining(), provenances.code()
-    return lambda trial: digest([space.config_hash(sweep, trial, settled), code])
+    return lambda trial: digest([space.config_hash(job.sweep, trial, settled, job.slot), code])
 
 
 def _check_writable(folder: Path) -> None:
@@ -221,17 +227,30 @@ def _share(resources: Resources) -> dict[str, float]:
     return share | ({SLOT: 1.0} if SLOT in ray.cluster_resources() else {})
 
 
-def _peak(sweep: Sweep, ledger: Ledger) -> float:
-    """The peak of one slot, FLOP/s: probed once a sweep, where trials will run."""
-    if sweep.backend != "train":
-        return 0.0
-    stands = ledger.fact("peak_flops")
-    if stands is None:
+def _slot(sweep: Sweep, ledger: Ledger, corpus: Corpus | None) -> Slot:
+    """What every trial runs on and how it computes: found once a sweep, where trials will run.
+
+    Raises:
+        ConfigError: no trial can run there, or some sizes do not fit in its memory.
+    """
+    if corpus is None:
+        return slots.read(ledger)
+
+    def find() -> Slot:
         resources = sweep.resources
-        probe = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)
-        found = ray.get(probe(trainable.probe_peak).remote(sweep))
-        stands = ledger.write_fact("peak_flops", repr(found))
-    return float(stands)
+        there = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)
+        probe = there(trainable.find_slot)
+        try:
+            found = ray.get(probe.remote(sweep, corpus.vocab_size, corpus.folder.resolve()))
+        except RayTaskError as error:
+            if isinstance(error.cause, ConfigError):
+                raise error.cause from None
+            raise
+        counted = plan.plan(sweep, corpus.vocab_size)
+        plan.check_memory(sweep, counted, corpus.vocab_size, found)
+        return found
+
+    return slots.settle(ledger, find)
 
 
 def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None:

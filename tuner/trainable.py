@@ -1,6 +1,7 @@
 """The one place where Ray meets a backend: a worker runs a trial and reports."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -12,6 +13,7 @@ from tuner.backends import contract
 from tuner.backends.contract import Job
 from tuner.config import Sweep
 from tuner.question import Question
+from tuner.slot import Slot
 
 
 def run_trial(config: dict[str, Any], *, job: Job) -> None:
@@ -33,24 +35,21 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
         tune.report({**_result(trial.key, progress, job, run.device), "began": start})
 
 
-def probe_peak(sweep: Sweep) -> float:
-    """Peak FLOP/s of one slot, on the device, with the threads and in the dtype of its trials."""
-    import torch  # noqa: PLC0415  a sweep on a law needs none
+def find_slot(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
+    """What the process it runs in offers one trial: see `tuner.probing`."""
+    from tuner import probing  # noqa: PLC0415  a sweep on a law needs no torch
 
-    from model.peak import peak_flops  # noqa: PLC0415
-
-    torch.set_num_threads(max(1, int(sweep.resources.cpus_per_trial)))
-    device = "cuda" if sweep.resources.gpus_per_trial > 0 else "cpu"
-    return peak_flops(sweep.training.dtype, device)
+    found = probing.find(sweep, vocab_size, corpus)
+    return replace(found, peaks=probing.peaks(sweep, found.speed))
 
 
 def _result(key: str, progress: Progress, job: Job, device: str) -> dict[str, Any]:
-    seconds = progress.seconds
+    seconds, peak = progress.seconds, job.slot.peaks.get(device, 0.0)
     return {
         **asdict(progress),
         "key": key,
         "device": device,
-        "peak_flops": job.peak_flops,
-        "mfu": progress.flops / seconds / job.peak_flops if seconds and job.peak_flops else 0.0,
+        "peak_flops": peak,
+        "mfu": progress.flops / seconds / peak if seconds and peak else 0.0,
         "tokens_per_second": progress.tokens / seconds if seconds else 0.0,
     }

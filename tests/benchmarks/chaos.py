@@ -184,7 +184,7 @@ def alone(sweep: Sweep, record: Record, ledger: Ledger) -> bool:
     quiet = sweep.model_copy(update={"law": sweep.law.model_copy(update={"seconds_per_trial": 0})})
     job = Job(
         sweep=quiet, vocab_size=plan.vocabulary(sweep), corpus=None,
-        checkpoints=Path(), peak_flops=0.0,
+        checkpoints=Path(),
     )  # fmt: skip
     trial = space.trial(quiet, record.question, job.vocab_size)
     told = [(p.step, p.flops, p.loss) for p in ledger.reports(record.key)]

@@ -22,7 +22,7 @@ def timed(monkeypatch):
     """A function that pretends the seconds of each way on each width, and bfloat16 units."""
 
     def pretend(seconds, units=True):
-        def time(build, shape, batch_size, device, way, each):
+        def time(build, shape, batch_size, device, memory, way, each):
             found = seconds(shape.d_model, *way)
             asked.append((shape.d_model, *way))
             return found

@@ -39,7 +39,7 @@ def engine_in(sweep, folder, **options):
 def start(engine, trial, folder):
     job = Job(
         sweep=engine.sweep, vocab_size=engine.vocab_size, corpus=None,
-        checkpoints=folder, peak_flops=0.0,
+        checkpoints=folder,
     )  # fmt: skip
     run = contract.start(job, trial)
     last = engine.ledger.last(trial.key)

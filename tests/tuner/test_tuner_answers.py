@@ -9,6 +9,7 @@ from driving import drive, engine_in, provenance, start, table
 from tuner import space
 from tuner.answers import Answers
 from tuner.engine import Nothing
+from tuner.slot import Slot
 
 FEW = {"budgets": [1e13], "shapes": {"per_budget": 3}}
 
@@ -21,7 +22,7 @@ def answers(tmp_path):
     def make(sweep, code="c"):
         settled = provenance(sweep).determining()
         path = tmp_path / "answers.db"
-        name = lambda trial: space.config_hash(sweep, trial, settled) + code  # noqa: E731
+        name = lambda trial: space.config_hash(sweep, trial, settled, Slot()) + code  # noqa: E731
         opened.append(Answers(path, name))
         return opened[-1]
 

@@ -1,7 +1,6 @@
 """The contract that every backend keeps, and what each adds to it."""
 
 import math
-import os
 import pickle
 from dataclasses import replace
 from itertools import islice
@@ -13,14 +12,16 @@ import torch
 from analysis import runs
 from model.memory import USABLE, training_bytes
 from model.progress import DIVERGED_LOSS
+from model.speed import Speed
 from tuner import corpora, plan, simulate, space
-from tuner.backends import contract, train
+from tuner.backends import contract
 from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
 from tuner.config import ConfigError, parse
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance
 from tuner.question import Question
+from tuner.slot import Slot
 
 BUDGET = 1e8
 
@@ -41,7 +42,7 @@ def sweep_of(backend, **settings):
 
 
 def job_of(sweep, folder, corpus=None):
-    return Job(sweep=sweep, vocab_size=256, corpus=corpus, checkpoints=folder, peak_flops=0.0)
+    return Job(sweep=sweep, vocab_size=256, corpus=corpus, checkpoints=folder)
 
 
 def trial_of(job, *, seed=0, rate=0.02, size=(1, 16), budget=BUDGET):
@@ -323,14 +324,23 @@ def test_a_retry_at_a_smaller_micro_batch_gives_the_same_row(training_job):
         assert b.loss == pytest.approx(a.loss, rel=1e-4)
 
 
-def test_a_batch_is_cut_to_the_memory_of_a_slot(training_job, monkeypatch):
+def test_a_batch_is_cut_to_the_memory_of_a_slot(training_job):
     trial = trial_of(training_job)
-    cut = training_bytes(trial.shape, 2) / USABLE * os.cpu_count()
-    monkeypatch.setattr(train, "memory_bytes", lambda device: cut)
-    assert contract.start(training_job, trial).micro_batch_size == 2
-    monkeypatch.setattr(train, "memory_bytes", lambda device: 1e4)
+    cut = Slot(memory=training_bytes(trial.shape, 2) / USABLE)
+    assert contract.start(replace(training_job, slot=cut), trial).micro_batch_size == 2
     with pytest.raises(AttemptError, match="1x16: one sequence takes"):
-        contract.start(training_job, trial)
+        contract.start(replace(training_job, slot=Slot(memory=1e4)), trial)
+
+
+def test_a_trial_computes_as_its_slot_says(training_job):
+    trial = trial_of(training_job)
+    speed = Speed(dtype="bfloat16", attention="explicit", threads=2)
+    run = contract.start(replace(training_job, slot=Slot(speed=speed)), trial)
+    assert torch.get_num_threads() == 2
+    assert run.execution.attention == "explicit"
+    assert run._training.recipe.dtype == "bfloat16"
+    contract.start(training_job, trial)
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])

@@ -110,7 +110,7 @@ def test_rows_are_functions_of_their_configuration(small, tmp_path, seed):
     ledger = Ledger(tmp_path / "ledger.db")
     for record in ledger.records("completed", "pruned"):
         trial = space.trial(sweep, record.question, plan.vocabulary(sweep))
-        job = Job(sweep=sweep, vocab_size=256, corpus=None, checkpoints=tmp_path, peak_flops=0.0)
+        job = Job(sweep=sweep, vocab_size=256, corpus=None, checkpoints=tmp_path)
         alone = list(contract.start(job, trial))
         told = ledger.reports(record.key)
         assert told == alone[: len(told)]

@@ -65,6 +65,18 @@ def test_it_says_what_it_trained(trained, sweep_file):
         assert number in talk
 
 
+def test_taken_up_elsewhere_it_computes_as_it_began(sweep_file, tmp_path, monkeypatch):
+    job = task(sweep_file, tmp_path / "model", reports=4)
+    begun = single.train(job, lambda step: None)
+    next(begun)
+    begun.close()
+    found = (tmp_path / "model" / single.SLOT).read_text()
+    monkeypatch.setattr(single, "find", None)  # the probe of another machine
+    *_, last = single.train(job, lambda step: None)
+    assert last.final
+    assert (tmp_path / "model" / single.SLOT).read_text() == found
+
+
 KILL = """
 import os, signal, sys
 from pathlib import Path

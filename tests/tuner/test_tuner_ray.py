@@ -93,7 +93,7 @@ def test_a_trial_run_again_alone_gives_the_same_bits(trained, tmp_path):
     (corpus,) = (path.parent for path in (folder.parent / "corpora").glob("*/meta.json"))
     job = Job(
         sweep=sweep, vocab_size=provenance.vocab_size, corpus=corpus,
-        checkpoints=tmp_path, peak_flops=0.0,
+        checkpoints=tmp_path,
     )  # fmt: skip
     for record in ledger.records("completed")[:3]:
         trial = space.trial(sweep, record.question, provenance.vocab_size)

@@ -12,6 +12,7 @@ from tuner.config import ConfigError, parse
 from tuner.ledger import Ledger
 from tuner.question import Question
 from tuner.recording import NothingNearError
+from tuner.slot import Slot
 
 SIZES = {(1, 16): 8_000, (1, 32): 20_000, (2, 32): 33_000}
 RATES = (0.01, 0.04)
@@ -185,11 +186,11 @@ def test_curves_that_cannot_be_read_are_refused(record, tmp_path):
 def test_rows_depend_on_what_the_table_holds(record, tmp_path):
     question = Question(budget=1e11, size=(1, 16), learning_rate=0.01, number=0, seed=0)
     sweep = record()
-    before = space.config_hash(sweep, space.trial(sweep, question, 256), {})
+    before = space.config_hash(sweep, space.trial(sweep, question, 256), {}, Slot())
     text = (tmp_path / "table.csv").read_text()
     (tmp_path / "other.csv").write_text(text.replace("0.04", "0.05"))
     other = record(replay={"table": str(tmp_path / "other.csv")})
-    assert space.config_hash(other, space.trial(other, question, 256), {}) != before
+    assert space.config_hash(other, space.trial(other, question, 256), {}, Slot()) != before
 
 
 def test_published_profiles_replay(root, tmp_path):

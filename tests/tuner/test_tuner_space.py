@@ -4,9 +4,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.memory import USABLE, training_bytes
+from model.speed import Speed
 from tuner import ladder, space
 from tuner.config import parse
 from tuner.question import Question
+from tuner.slot import Slot
 
 
 def sweep_of(**settings):
@@ -88,8 +91,8 @@ def test_the_hash_knows_what_a_row_is_a_function_of():
     question = Question(budget=1e12, size=(1, 32), learning_rate=0.01, number=0, seed=0)
     trial = space.trial(sweep, question, 256)
 
-    def of(sweep=sweep, trial=trial, corpus="a"):
-        return space.config_hash(sweep, trial, {"corpus": corpus})
+    def of(sweep=sweep, trial=trial, corpus="a", slot=Slot()):  # noqa: B008  frozen
+        return space.config_hash(sweep, trial, {"corpus": corpus}, slot)
 
     other_rate = Question(budget=1e12, size=(1, 32), learning_rate=0.02, number=0, seed=0)
     other_number = Question(budget=1e12, size=(1, 32), learning_rate=0.01, number=5, seed=0)
@@ -100,5 +103,14 @@ def test_the_hash_knows_what_a_row_is_a_function_of():
         of(trial=space.trial(sweep, other_rate, 256)),
         of(sweep=sweep_of(training={"warmup": 0.1})),
         of(sweep=sweep_of(convention="6ND")),
+        of(slot=Slot(speed=Speed(dtype="bfloat16"))),
+        of(slot=Slot(speed=Speed(attention="explicit"))),
+        of(slot=Slot(speed=Speed(threads=2))),
+        of(slot=Slot(memory=training_bytes(trial.shape, 2) / USABLE)),  # half the batch at once
+        of(slot=Slot(memory=1.0)),
+        of(sweep=sweep_of(resources={"gpus_per_trial": 1})),
     ]
-    assert len({of(), *different}) == 5
+    assert len({of(), *different}) == 11
+    # What was asked for, and a memory that nothing is cut for, decide nothing.
+    assert of() == of(sweep=sweep_of(training={"dtype": "bfloat16"}))
+    assert of() == of(slot=Slot(memory=1e12, speed=Speed(why="timed"), peaks={"cpu": 1e11}))

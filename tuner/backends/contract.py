@@ -1,7 +1,7 @@
 """The contract every backend keeps, and what a worker is told besides the trial. Needs no ray."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from model.progress import Progress
 from tuner.config import Sweep
+from tuner.slot import Slot
 from tuner.space import Trial
 
 
@@ -23,8 +24,8 @@ class Job:
     """Folder of the prepared corpus; None where the backend reads none."""
     checkpoints: Path
     """Where trials keep their state between attempts; every worker sees it."""
-    peak_flops: float
-    """Of one slot, FLOP/s, as probed before the first trial; 0 if unknown."""
+    slot: Slot = field(default_factory=Slot)
+    """What each of them runs on, and how it computes."""
 
 
 class Run(Protocol):

@@ -1,6 +1,5 @@
 """Real training: the decoder of `model/`, or somebody's own model, on a prepared corpus."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,18 @@ from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out
 from model import custom
 from model.checkpoint import write_weights
-from model.device import device_name, memory_bytes
+from model.device import device_name
 from model.execution import Execution
-from model.memory import TooLargeError, divisors, fit
+from model.memory import TooLargeError, divisors
 from model.progress import Progress
 from model.recipe import Recipe
 from model.shape import CountedShape
+from model.speed import Dtype
 from model.train import Training
 from model.transformer import BasicsTransformerLM
 from tuner.backends.contract import FinalError, Job, OutOfMemoryError
 from tuner.config import ConfigError, Sweep
+from tuner.sections import Resources
 from tuner.space import Trial
 
 Batches = Callable[[int], Batch]
@@ -53,9 +54,9 @@ class TrainRun:
     ) -> None:
         if job.corpus is None:
             raise ValueError("the train backend needs a corpus")
-        torch.set_num_threads(max(1, int(job.sweep.resources.cpus_per_trial)))
+        torch.set_num_threads(job.slot.speed.threads)
         context, corpus = trial.shape.context_length, Corpus.open(job.corpus)
-        self.execution = _execution(job.sweep, trial, micro_batch_size)
+        self.execution = _execution(job, trial, micro_batch_size)
         batches = Loader(
             corpus,
             context,
@@ -67,7 +68,7 @@ class TrainRun:
         evaluated = held_out(corpus, context, at_once, job.sweep.data.held_out_tokens)
         self._training = Training(
             shape=trial.shape,
-            recipe=recipe(job.sweep, trial),
+            recipe=recipe(job.sweep, trial, job.slot.speed.dtype),
             steps=trial.steps,
             report_at=trial.report_steps,
             batches=batches if on_step is None else _told(batches, on_step),
@@ -141,30 +142,37 @@ def _told(batches: Batches, on_step: Callable[[int], None]) -> Batches:
     return watched
 
 
-def _execution(sweep: Sweep, trial: Trial, micro_batch_size: int | None) -> Execution:
-    """Where and how a trial is computed, so that it fits in its share of the memory."""
-    resources = sweep.resources
-    gpu = resources.gpus_per_trial > 0
-    if gpu and not torch.cuda.is_available():
+def device(resources: Resources) -> str:
+    """What trials compute on.
+
+    Raises:
+        ConfigError: there is no GPU.
+    """
+    if not resources.gpus_per_trial:
+        return "cpu"
+    if not torch.cuda.is_available():
         raise ConfigError("resources.gpus_per_trial: torch sees no GPU here; set it to 0")
-    device = "cuda" if gpu else "cpu"
-    cores = os.cpu_count() or 1
-    share = resources.gpus_per_trial if gpu else max(1.0, resources.cpus_per_trial) / cores
-    memory = memory_bytes(device) * min(1.0, share)
+    return "cuda"
+
+
+def _execution(job: Job, trial: Trial, micro_batch_size: int | None) -> Execution:
+    """Where and how a trial is computed, so that it fits in its share of the memory."""
+    resources = job.sweep.resources
     try:
-        split = fit(trial.shape, trial.batch_size, memory, sweep.training.dtype, fused=gpu)
+        split = job.slot.split(trial.shape, trial.batch_size, resources)
     except TooLargeError as error:
         raise FinalError(str(error)) from None
     at_most = min(split.micro_batch_size, micro_batch_size or trial.batch_size)
     return Execution(
-        device=device,
+        device=device(resources),
         micro_batch_size=divisors(trial.batch_size, at_most)[0],
         recompute=split.recompute,
+        attention=job.slot.speed.attention,
     )
 
 
-def recipe(sweep: Sweep, trial: Trial) -> Recipe:
-    """The sweep's training section with the trial's rate and batch size."""
+def recipe(sweep: Sweep, trial: Trial, dtype: Dtype) -> Recipe:
+    """The sweep's training section with the trial's rate and batch size, and the slot's dtype."""
     section = sweep.training
     return Recipe(
         learning_rate=trial.question.learning_rate,
@@ -181,6 +189,6 @@ def recipe(sweep: Sweep, trial: Trial) -> Recipe:
         grad_clip=section.grad_clip,
         optimizer=section.optimizer,
         parametrization=section.parametrization,
-        dtype=section.dtype,
+        dtype=dtype,
         dropout=section.dropout,
     )

@@ -1,0 +1,146 @@
+"""How trials compute is chosen once a sweep, and everything after it keeps to the choice."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+import model.probe
+from model.memory import USABLE, training_bytes
+from model.speed import Speed
+from tuner import corpora, plan, probing, slot, space
+from tuner.config import ConfigError, parse
+from tuner.ledger import Ledger
+from tuner.slot import Slot
+
+
+def sweep_of(text, **settings):
+    return parse(
+        {
+            "name": "chosen", "budgets": [1e8],
+            "data": {"source": str(text), "held_out_tokens": 2048},
+            "shapes": {"ladder": [[1, 8], [1, 12], [1, 16]], "context_length": 32},
+            "search": {"trials": 1, "sampler": "qmc", "warm_start": False, "extend": False},
+            "pruning": {"enabled": False},
+            **settings,
+        },
+        place="chosen",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(text, tmp_path_factory):
+    return corpora.of(sweep_of(text), tmp_path_factory.mktemp("probed")).folder
+
+
+@pytest.fixture
+def units(monkeypatch):
+    """A function that pretends a CPU with bfloat16 units, and what a step takes by dtype."""
+
+    def pretend(**seconds):
+        monkeypatch.setattr(model.probe, "onednn_keeps_float32", lambda: False)
+        time = lambda build, shape, batch, device, memory, way, each: seconds[way[0]]  # noqa: E731
+        monkeypatch.setattr(model.probe, "_time", time)
+
+    return pretend
+
+
+def test_where_nothing_is_faster_nothing_is_trained(text, corpus, monkeypatch):
+    monkeypatch.setattr(model.probe, "onednn_keeps_float32", lambda: True)
+    monkeypatch.setattr(probing, "TrainRun", None)
+    found = probing.find(sweep_of(text), 256, corpus)
+    assert (found.speed.dtype, found.speed.why) == ("float32", "nothing to choose")
+    assert 0 < found.memory < 1e15
+
+
+def test_a_faster_dtype_is_tried_on_the_sweep_s_own_corpus(text, corpus, units, monkeypatch):
+    units(float32=1.0, bfloat16=0.5)
+    told = []
+
+    class Watched(probing.TrainRun):
+        def __init__(self, job, trial):
+            told.append((job.slot.speed.dtype, trial.question.seed, trial.steps, job.corpus))
+            super().__init__(job, trial)
+
+    monkeypatch.setattr(probing, "TrainRun", Watched)
+    found = probing.find(sweep_of(text), 256, corpus)
+    assert found.speed.dtype == "bfloat16"
+    assert "2.00 times as fast" in found.speed.why
+    steps = {told_steps for _, _, told_steps, _ in told}
+    assert {(d, s) for d, s, _, _ in told} == {
+        (dtype, seed) for dtype in ("float32", "bfloat16") for seed in range(3)
+    }
+    assert steps == {probing.STEPS[0]}  # all of them are a thousandth of so small a sweep
+    assert {folder for *_, folder in told} == {corpus}
+
+
+def test_what_costs_loss_is_not_taken(text, corpus, units, monkeypatch):
+    units(float32=1.0, bfloat16=0.5)
+
+    class Worse(probing.TrainRun):
+        def __iter__(self):
+            for progress in super().__iter__():
+                low = self._training.recipe.dtype == "bfloat16"
+                yield replace(progress, loss=progress.loss + 0.006 * low)
+
+    monkeypatch.setattr(probing, "TrainRun", Worse)
+    found = probing.find(sweep_of(text), 256, corpus)
+    assert found.speed.dtype == "float32"
+    assert "costs 0.0060 nat/token" in found.speed.why
+
+
+def test_a_dtype_that_is_written_is_taken_as_it_is(text, corpus, units):
+    units(float32=0.1, bfloat16=0.5)
+    asked = sweep_of(text, training={"dtype": "bfloat16"})
+    assert probing.find(asked, 256, corpus).speed.dtype == "bfloat16"
+
+
+def test_the_first_choice_stands(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db")
+    first = Slot(speed=Speed(dtype="bfloat16", threads=2, why="2.10 times"), peaks={"cpu": 3e11})
+    assert slot.read(ledger) == Slot()
+    assert slot.settle(ledger, lambda: first) == first
+    assert slot.settle(ledger, lambda: Slot(memory=1e9)) == first
+    assert slot.read(ledger) == first
+    ledger.close()
+
+
+def test_sizes_that_no_slot_holds_are_all_refused(text):
+    sweep = sweep_of(text)
+    counted = plan.plan(sweep)
+    one = training_bytes(space.shape(sweep, (1, 8), 256), 1, recompute=True) / USABLE
+    plan.check_memory(sweep, counted, 256, Slot(memory=2 * one))
+    with pytest.raises(ConfigError) as refused:
+        plan.check_memory(sweep, counted, 256, Slot(memory=one))
+    lines = str(refused.value).splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["1x12", "1x16"]
+    assert all("take it off the ladder" in line for line in lines)
+
+
+@pytest.mark.ray
+def test_a_sweep_goes_on_elsewhere_as_it_began(local_ray, text, tmp_path, monkeypatch):
+    from tuner import sweep as sweeps
+
+    def machine(dtype):
+        """Pretend that trials of this dtype are fastest here."""
+        found = Slot(speed=Speed(dtype=dtype), memory=1e10, peaks={})
+        monkeypatch.setattr(sweeps.trainable, "find_slot", lambda *told: found)
+
+    def rows(folder):
+        sweeps.run(sweep_of(text, cap={"flops": cap}), tmp_path / folder)
+        return pd.read_parquet(tmp_path / folder / "trials.parquet")
+
+    machine("bfloat16")
+    cap = 1e8
+    assert list(rows("first")["dtype"]) == ["bfloat16"]  # the cap buys one of three trials
+    machine("float32")
+    cap = 1e9
+    first = rows("first")
+    assert list(first["dtype"]) == ["bfloat16"] * 3
+    other = rows("other")
+    assert list(other["dtype"]) == ["float32"] * 3
+    assert not set(first["config_hash"]) & set(other["config_hash"])
+    assert list(other["attempts"]) == [1] * 3  # none was answered from the first one's record
+    again = rows("again")
+    assert list(again["attempts"]) == [0] * 3
+    assert list(again["config_hash"]) == list(other["config_hash"])

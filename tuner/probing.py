@@ -1,0 +1,122 @@
+"""Finds a sweep's slot, in the process and on the device where a trial would run. Needs torch."""
+
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model import custom
+from model.device import device_name, memory_bytes
+from model.peak import peak_flops
+from model.probe import SEEDS, Build, choose
+from model.shape import CountedShape, Shape
+from model.speed import Dtype, Speed
+from model.transformer import BasicsTransformerLM
+from tuner import plan, space
+from tuner.backends.contract import Job
+from tuner.backends.train import TrainRun, device
+from tuner.config import Sweep
+from tuner.question import Question
+from tuner.sections import Resources
+from tuner.slot import Slot
+
+STEPS = (20, 100)
+"""Fewest and most steps of a training that shows what a dtype costs."""
+SHARE = 0.001
+"""Of the sweep's FLOPs that all of these together take, beyond their fewest steps."""
+HELD_OUT_TOKENS = 16_384
+"""That they are evaluated on, at most: both dtypes on the same, so that few tell a difference."""
+
+
+def find(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
+    """What one trial of `sweep` has here, and how it computes fastest without a worse loss.
+
+    Raises:
+        ConfigError: the sweep asks for a GPU, and there is none.
+    """
+    resources = sweep.resources
+    place, threads = device(resources), max(1, int(resources.cpus_per_trial))
+    memory = _memory(resources, place)
+    smallest, largest = _ends(sweep, vocab_size)
+    asked = sweep.training.dtype
+    speed = choose(
+        [smallest, largest] if smallest != largest else [largest],
+        _batch_size(sweep),
+        device=place,
+        threads=threads,
+        memory=memory,
+        dtype=None if asked == "auto" else asked,
+        build=_build(sweep),
+        loss=_Loss(sweep, vocab_size, corpus, memory),
+    )
+    return Slot(speed=speed, memory=memory)
+
+
+def peaks(sweep: Sweep, speed: Speed) -> dict[str, float]:
+    """FLOP/s of matrix products here, as trials compute them, by the device's name."""
+    place = device(sweep.resources)
+    torch.set_num_threads(speed.threads)
+    return {device_name(place): peak_flops(speed.dtype, place)}
+
+
+def _memory(resources: Resources, place: str) -> float:
+    """Bytes of one trial: of a GPU its share, of a machine that of the cores it takes."""
+    gpu, cores = place != "cpu", os.cpu_count() or 1
+    share = resources.gpus_per_trial if gpu else max(1.0, resources.cpus_per_trial) / cores
+    return memory_bytes(place) * min(1.0, share)
+
+
+def _ends(sweep: Sweep, vocab_size: int) -> tuple[Shape, Shape]:
+    """The smallest and the largest model that is planned."""
+    stages = plan.plan(sweep, vocab_size).stages
+    sizes = {size for stage in stages for size in stage.shapes}
+    shapes = [space.shape(sweep, size, vocab_size) for size in sizes]
+    shapes.sort(key=lambda shape: shape.params_non_embedding)
+    return shapes[0], shapes[-1]
+
+
+def _batch_size(sweep: Sweep) -> int:
+    """Sequences a step, where there are fewest of them."""
+    return min(sweep.search.batch_size or [sweep.batch_size(level) for level in sweep.levels])
+
+
+def _build(sweep: Sweep) -> Build:
+    """A model of the sweep, of any shape."""
+    if sweep.model:
+        return partial(_own, sweep.model)
+    return partial(BasicsTransformerLM.from_shape, dropout=sweep.training.dropout)
+
+
+def _own(reference: str, shape: Shape) -> nn.Module:
+    return custom.build(reference, shape.asked if isinstance(shape, CountedShape) else shape, 0)
+
+
+class _Loss:
+    """Held-out loss of short trainings: the smallest budget's middle size on the sweep's corpus."""
+
+    def __init__(self, sweep: Sweep, vocab_size: int, corpus: Path, memory: float) -> None:
+        counted = plan.plan(sweep, vocab_size)
+        fewer = min(HELD_OUT_TOKENS, sweep.data.held_out_tokens)
+        data = sweep.data.model_copy(update={"held_out_tokens": fewer})
+        first, rate = counted.budgets[0], space.middle(sweep).learning_rate
+        question = Question(
+            budget=first.budget, size=first.shapes[len(first.shapes) // 2], learning_rate=rate,
+            number=0, seed=0, batch_size=_batch_size(sweep) if sweep.search.batch_size else None,
+        )  # fmt: skip
+        trial = space.trial(sweep, question, vocab_size)
+        affordable = SHARE * counted.cap / (2 * SEEDS * trial.flops_per_step)
+        steps = min(trial.steps, max(STEPS[0], min(STEPS[1], int(affordable))))
+        self._trial = replace(trial, steps=steps, report_steps=(steps,))
+        self._job = Job(
+            sweep=sweep.model_copy(update={"data": data}), vocab_size=vocab_size, corpus=corpus,
+            checkpoints=corpus, slot=Slot(memory=memory),
+        )  # fmt: skip
+
+    def __call__(self, dtype: Dtype, seed: int) -> float:
+        job = replace(self._job, slot=replace(self._job.slot, speed=Speed(dtype=dtype)))
+        question = replace(self._trial.question, seed=seed)
+        (last,) = TrainRun(job, replace(self._trial, question=question))
+        return last.loss

@@ -1,0 +1,75 @@
+"""What a trial runs on and how it computes: settled once a sweep, where trials run. No torch.
+
+Every worker, retry and `resume` uses what stands in the ledger, whatever machine it finds itself
+on, so that the rows of a sweep compare.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from model.memory import Split, TooLargeError, fit
+from model.shape import Shape
+from model.speed import Speed
+from tuner.ledger import Ledger
+from tuner.sections import Resources
+
+FACT = "slot"
+"""Its name in the ledger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What one trial has."""
+
+    speed: Speed = field(default_factory=Speed)
+    """How it computes."""
+    memory: float = math.inf
+    """For weights and activations, byte."""
+    peaks: dict[str, float] = field(default_factory=dict)
+    """FLOP/s of matrix products in the chosen dtype, by device."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**(fields | {"speed": Speed(**fields["speed"])}))
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps(asdict(self))
+
+    def split(self, shape: Shape, batch_size: int, resources: Resources) -> Split:
+        """How a batch is computed so that it fits.
+
+        Raises:
+            TooLargeError: one sequence does not.
+        """
+        fused = resources.gpus_per_trial > 0
+        return fit(shape, batch_size, self.memory, self.speed.dtype, fused=fused)
+
+    def determining(
+        self, shape: Shape, batch_size: int, resources: Resources
+    ) -> tuple[object, ...]:
+        """The part that a row is a function of: sums in another order end in other last bits."""
+        speed = self.speed
+        try:
+            split = self.split(shape, batch_size, resources)
+        except TooLargeError:
+            split = None
+        gpu = resources.gpus_per_trial > 0
+        return speed.dtype, speed.attention, speed.threads, gpu, split
+
+
+def settle(ledger: Ledger, find: Callable[[], Slot]) -> Slot:
+    """What stands in the ledger; the first time, what `find` finds."""
+    text = ledger.fact(FACT)
+    return Slot.from_json(ledger.write_fact(FACT, find().to_json()) if text is None else text)
+
+
+def read(ledger: Ledger) -> Slot:
+    """What stands in the ledger; without a word, nothing was chosen."""
+    text = ledger.fact(FACT)
+    return Slot() if text is None else Slot.from_json(text)
