@@ -98,6 +98,15 @@ class Surface:
         quantile = float(student.ppf((1 + confidence) / 2, self.freedom))
         return quantile * float(self.error(budget)[0])
 
+    def falls(self, params: Array, tokens: Array, rate: Array, budget: float) -> Array:
+        """Shares that one run each (n,) would take from the variances of ln N_opt and of the lowest
+        ln loss at `budget`: (2, n)."""
+        _, slope, spread = self.predicted(params, tokens, rate)
+        answer = self.targets(budget)[1]
+        moved = slope @ self.covariance
+        noise = spread**2 + np.einsum("nk,nk->n", moved, slope)
+        return (answer @ moved.T) ** 2 / noise / self.error(budget)[:, None] ** 2
+
     def with_runs(self, params: Array, tokens: Array, rate: Array) -> "Surface":
         """The same fit with the covariance it will have when runs (n,) of these will have ended."""
         _, slope, spread = self.predicted(params, tokens, rate)

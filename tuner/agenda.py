@@ -1,7 +1,8 @@
 """What a sweep still has to ask, and what it has learned for that. Needs no ray.
 
 Exploration first, where there is one; then the plan, smallest budgets first, each begun where
-exploration and the smaller ones point; then what makes the profiles sound.
+exploration and the smaller ones point; then what makes the profiles sound. Where an interval is to
+be reached, what is worth most for it stands in place of plan and extension (`tuner.value`).
 """
 
 import json
@@ -17,6 +18,7 @@ from tuner.question import Cell, Setting
 from tuner.search import DESIGNED
 from tuner.soundness import Profile
 from tuner.space import Size, Trial
+from tuner.value import Value
 
 
 class Agenda:
@@ -33,6 +35,11 @@ class Agenda:
         self._asked: set[str] = set()
         self._unasked: dict[float, deque[Cell]] = {}
         self._profiles: dict[float, Profile] = {}
+        self.value = (
+            None
+            if sweep.target.interval is None
+            else Value(sweep, ledger, vocab_size, self.possible)
+        )
 
     def strike(self, cell: Cell) -> None:
         """A cell was asked."""
@@ -43,10 +50,15 @@ class Agenda:
         """A trial of a budget was asked or is over."""
         self._profiles.pop(budget, None)
 
-    def cells(self) -> Iterator[Cell]:
-        """Everything that can be asked now."""
+    def cells(self, room: float = math.inf) -> Iterator[Cell]:
+        """Everything that can be asked now, of what is chosen by value within `room` FLOPs."""
         if self.rates is None:
             yield from self._exploration()
+            return
+        if self.value is not None:
+            chosen = self.value.next(self.rates, room)
+            if chosen is not None:
+                yield chosen
             return
         budgets = space.budgets(self.sweep, self.vocab_size)
         for budget in budgets:

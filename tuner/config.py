@@ -105,6 +105,7 @@ class Sweep(Section):
                 'write "mup" or "standard" beside a model of your own'
             )
         found += self._search_faults()
+        found += self._value_faults() if self.target.interval is not None else []
         if self.backend == "replay" and not self.replay.table:
             found.append('replay.table: missing. Add it, e.g. table = "runs/demo"')
         if found:
@@ -132,6 +133,26 @@ class Sweep(Section):
             "weight decay that a grid sampler crosses with the rates"
             for name, count in counts.items()
             if search.sampler == "grid" and count % choices
+        ]
+        return found
+
+    def _value_faults(self) -> list[str]:
+        """What does not go with runs chosen by their value."""
+        search, key = self.search, "target.interval"
+        found = []
+        if self.design == "grid":
+            found.append(f"{key}: a grid is run whole; remove it")
+        if len(self.budgets) == 1:
+            found.append(f"{key}: one budget shows no trend; name two or more")
+        found += [
+            f"search.{name}: runs chosen by value differ in budget, size and rate alone; remove "
+            f"it, or {key}"
+            for name, searched in (
+                ("batch_size", bool(search.batch_size)),
+                ("weight_decay", bool(search.weight_decay)),
+                ("seeds", search.seeds > 1),
+            )
+            if searched
         ]
         return found
 

@@ -112,7 +112,7 @@ class Engine:
 
     def _propose(self) -> Trial | None:
         """Enter the first cell of the agenda."""
-        cell = next(self.agenda.cells(), None)
+        cell = next(self.agenda.cells(self.cap - self.ledger.committed()), None)
         if cell is None:
             return None
         flops = max(t.flops for t in space.largest(self.sweep, cell, self.vocab_size))
@@ -176,7 +176,8 @@ class Engine:
     def _cut(self, trial: Trial, progress: Progress) -> Verdict | None:
         """How a trial ends that ASHA does not let go on."""
         group = _group(trial, progress.step)
-        pruning = self.sweep.pruning.enabled
+        # A run chosen for what it tells is heard to its end, best of its shape or not.
+        pruning = self.sweep.pruning.enabled and self.agenda.value is None
         if not pruning or self.asha.goes_on(group, trial.key, progress.loss):
             return None
         return "pruned", f"ASHA at {progress.flops / trial.flops:.0%} of the budget"

@@ -312,3 +312,6 @@ class Target(Section):
 
     budget: Positive | None = None
     """Compute of the run being planned, FLOP; left out: ten times the largest budget."""
+    interval: Positive | None = None
+    """Choose each run by what it tells of N_opt at that budget, and stop once the 90 % interval of
+    N_opt lies within this share of it, e.g. 0.15; left out: the whole plan is run."""

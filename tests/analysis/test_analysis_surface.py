@@ -76,6 +76,17 @@ def test_it_foresees_what_further_runs_will_do_to_its_error():
     assert foreseen == pytest.approx(after.error(TARGET) / after.noise, rel=0.25)
 
 
+def test_what_a_run_is_said_to_take_it_takes():
+    found = surface.fit(runs(noise=0.003, budgets=BUDGETS[:2]), RATES)
+    where = (np.array([3e7, 2e8]), np.array([1e9, 5e8]), np.array([2e-3, 9e-3]))
+    said = found.falls(*where, TARGET)
+    for place in range(2):
+        one = found.with_runs(*(axis[[place]] for axis in where))
+        assert said[:, place] == pytest.approx(
+            1 - (one.error(TARGET) / found.error(TARGET)) ** 2, abs=1e-6
+        )
+
+
 def test_its_derivatives_are_those_of_its_predictions():
     found = surface.fit(runs(noise=0.003), RATES)
     where = (np.array([3e7, 2e8]), np.array([1e9, 5e8]), np.array([2e-3, 9e-3]))

@@ -162,6 +162,7 @@ ARMS = {
     ),
     "random": (Blind, {"search": FIXED, "pruning": {"enabled": False}}),
     "isoflop": (Engine, {}),
+    "value": (Engine, {"target": {"budget": BEYOND * BUDGETS[-1], "interval": 0.1}}),
 }
 
 
@@ -289,7 +290,7 @@ def row(name, arm, found):
     return f"| {name} | {arm} | {shown} | {near[0]}, {near[1]} of {len(found)} |"
 
 
-OURS = ("isoflop", "surface")
+OURS = ("value", "surface")
 
 
 def summary(races, seeds):

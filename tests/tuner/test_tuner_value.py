@@ -1,0 +1,171 @@
+"""Runs chosen by what they tell: the interval asked for is reached, a kill changes no choice."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from driving import drive, engine_in, table
+
+from tuner import plan, simulate, space
+from tuner.config import ConfigError
+from tuner.engine import Engine
+from tuner.ledger import Ledger
+from tuner.search import Studies
+
+LAW = {
+    "learning_rate": 1.79, "rate_params": -0.713, "rate_tokens": 0.307, "curvature": 0.0125,
+    "relative_noise": 0.003,
+}  # fmt: skip
+TARGETED = {
+    "budgets": [1e17, 3e17, 1e18],
+    "convention": "6ND",
+    "shapes": {"per_budget": 7, "context_length": 512, "head_size": 64},
+    "training": {"batch_size": 64},
+    "search": {"trials": 6, "learning_rate": [3e-4, 1e-1]},
+    "law": LAW,
+    "target": {"interval": 0.15},
+}
+
+
+@pytest.fixture
+def targeted(small):
+    """A function from settings to a sweep that is to reach an interval."""
+
+    def make(**settings):
+        return small(**{**TARGETED, **settings})
+
+    return make
+
+
+def run(sweep):
+    simulation = simulate.in_memory(sweep)
+    for _ in simulation:
+        pass
+    return simulation.engine
+
+
+def sizes(engine, budget):
+    """N of the completed runs at a budget."""
+    done = [engine.trial(record) for record in engine.ledger.records("completed")]
+    return {t.shape.params_non_embedding for t in done if t.question.budget == budget}
+
+
+def test_it_stops_at_the_interval_having_covered_every_budget(targeted):
+    sweep = targeted()
+    engine = run(sweep)
+    value = engine.agenda.value
+    found = value.fit(sweep.search.learning_rate)
+    assert found.half_width(value.target) <= math.log(1.15)
+    for budget in sweep.budgets:
+        n_opt, covered = found.law.n_opt(budget), sizes(engine, budget)
+        assert len(covered) >= 3
+        assert min(covered) < n_opt < max(covered)
+    assert engine.ledger.charged() < plan.plan(sweep).flops / 5
+
+
+def test_a_narrower_interval_costs_more_and_keeps_to_the_cap(targeted):
+    wide, narrow = (run(targeted(target={"interval": i})) for i in (0.3, 0.05))
+    assert wide.ledger.charged() < narrow.ledger.charged()
+    capped = targeted(target={"interval": 1e-3}, cap={"flops": 2e19})
+    engine = run(capped)
+    assert engine.ledger.charged() <= 2e19
+    assert engine.ledger.charged() > 2e19 - 1e18  # what is left buys little
+
+
+def test_it_chooses_the_same_after_a_kill(targeted, tmp_path):
+    sweep = targeted()
+    simulate.simulate(sweep, tmp_path / "calm")
+    for ended in (3, 15):
+        folder = tmp_path / f"killed {ended}"
+        folder.mkdir()
+        ledger = Ledger(folder / "ledger.db")
+        studies = Studies(sweep, folder / "study.db", plan.vocabulary(sweep))
+        killed = simulate.Simulation(sweep, ledger, studies, folder / "checkpoints")
+        for _, _ in zip(killed, range(ended), strict=False):
+            pass
+        ledger.close()
+        simulate.simulate(sweep, folder)
+        pd.testing.assert_frame_equal(table(sweep, folder), table(sweep, tmp_path / "calm"))
+
+
+def test_slots_that_wait_for_nothing_ask_for_nothing_twice(targeted, tmp_path):
+    sweep = targeted()
+    engine = engine_in(sweep, tmp_path)
+    drive(engine, tmp_path, np.random.default_rng(0), deaths=0.1)
+    asked = [
+        (r.question.budget, r.question.size, r.question.learning_rate, r.question.seed)
+        for r in engine.ledger.records()
+    ]
+    assert len(set(asked)) == len(asked)
+    found = engine.agenda.value.fit(sweep.search.learning_rate)
+    assert found.half_width(engine.agenda.value.target) <= math.log(1.15)
+
+
+def test_a_rate_that_failed_is_kept_away_from(targeted):
+    engine = run(targeted(law={**LAW, "diverges": 0.4}))
+    failed = [record.question for record in engine.ledger.records("failed")]
+    assert failed
+    for record in engine.ledger.records():
+        asked = record.question
+        for other in failed:
+            place = (other.budget, other.size)
+            if place == (asked.budget, asked.size) and asked.number > max(other.number, 1):
+                assert asked.learning_rate <= other.learning_rate / 2
+
+
+def test_chosen_runs_are_heard_to_their_end(targeted):
+    assert not run(targeted()).ledger.records("pruned")
+
+
+def test_the_next_run_is_the_one_worth_most_per_flop(targeted):
+    sweep = targeted()
+    engine = run(sweep)
+    value, rates = engine.agenda.value, sweep.search.learning_rate
+    value.wanted = 0.0
+    chosen, found = value.next(rates, math.inf), value.fit(rates)
+    before = found.error(value.target)
+
+    def worth(budget, size, rate):
+        question = chosen.asked(chosen.setting)
+        trial = space.trial(
+            sweep, type(question)(**{**vars(question), "budget": budget, "size": size}), 256
+        )
+        one = found.with_runs(
+            np.array([float(trial.shape.params_non_embedding)]),
+            np.array([float(trial.tokens)]),
+            np.array([rate]),
+        )
+        return float((1 - (one.error(value.target) / before) ** 2).sum()) / trial.flops
+
+    best = worth(chosen.budget, chosen.size, chosen.setting.learning_rate)
+    for budget in sweep.budgets:
+        n_opt = float(found.law.n_opt(budget))
+        for size in space.window(sweep, budget, 256, n_opt):
+            assert worth(budget, size, 3e-3) <= best * 1.1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"budgets": [1e17]}, "target.interval: one budget shows no trend"),
+        ({"target": {"interval": -1}}, "target.interval"),
+        (
+            {"search": {**TARGETED["search"], "batch_size": [32, 64]}},
+            "search.batch_size: runs chosen by value differ in budget, size and rate alone",
+        ),
+        ({"search": {**TARGETED["search"], "seeds": 2}}, "search.seeds: runs chosen by value"),
+    ],
+)
+def test_what_does_not_go_with_value_is_told(targeted, change, said):
+    with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+        targeted(**change)
+
+
+def test_the_plan_says_what_it_costs_at_most(targeted):
+    assert plan.plan(targeted()).cap == plan.plan(targeted(target={})).cap
+
+
+def test_without_an_interval_nothing_is_chosen_by_value(targeted):
+    assert isinstance(simulate.in_memory(targeted(target={})).engine, Engine)
+    assert simulate.in_memory(targeted(target={})).engine.agenda.value is None

@@ -1,0 +1,242 @@
+"""Which run next: the one that tells most of the answer per FLOP. Needs no ray.
+
+The smallest budget opens with a few sizes and rates; then every budget is given what a profile
+needs at least; then each (budget, size, learning rate) is worth what it takes from the variances of
+ln N_opt and of the lowest loss at the target, by the posterior of `analysis.surface`, over its
+FLOPs: optimal design for one answer, one run at a time (Chaloner and Verdinelli, Statistical
+Science 1995, section 2; for scaling laws arXiv 2604.22753).
+All of it is a function of the ledger, so a resumed sweep chooses the same.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis import surface
+from analysis.results import FitError
+from analysis.surface import Surface, Tuned
+from tuner import space
+from tuner.config import Sweep
+from tuner.ladder import SPREAD
+from tuner.ledger import Ledger, Record
+from tuner.question import Cell, Setting
+from tuner.space import Size, Trial
+
+OPENING = 5
+"""Sizes that the smallest budget begins with, two of three rates each: nothing judges before."""
+FLOOR = 3
+"""Sizes of every budget whatever they are worth, one below and one above the predicted optimum:
+without them a law that holds at small budgets alone would not be found out."""
+OFFSETS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+"""E-folds from the predicted best learning rate at which a run is considered."""
+BACK_OFF = 2.0
+"""Factor in learning rate kept from a run of the same budget and size that failed."""
+Possible = Callable[[float, Sequence[Size]], list[Size]]
+"""(budget, sizes) → those that can be trained there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A run that could be next."""
+
+    trial: Trial
+    """Of the same budget and size, at any rate."""
+    rate: float
+
+
+class Value:
+    """The choices of one sweep that is to reach an interval."""
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, vocab_size: int, possible: Possible) -> None:
+        assert sweep.target.interval is not None
+        assert sweep.target_budget is not None
+        self.sweep = sweep
+        self.ledger = ledger
+        self.vocab_size = vocab_size
+        self.possible = possible
+        self.target = sweep.target_budget
+        self.wanted = math.log1p(sweep.target.interval)
+        self._trials: dict[tuple[float, Size], Trial] = {}
+
+    def next(self, rates: tuple[float, float], room: float) -> Cell | None:
+        """The run to ask for; None if none is worth it, or none fits, or one must end first.
+
+        Args:
+            rates: lowest and highest learning rate.
+            room: FLOPs that are left.
+        """
+        known = _Known(self.ledger.records())
+        opening = self._opening(known, rates)
+        if opening is not None:
+            return opening
+        found = self.fit(rates)
+        if found is None:
+            return None
+        ahead = self._ahead(found, known.open)
+        due = self._due(ahead, known, rates)
+        if due:
+            return self._best(ahead, due, known, math.inf)
+        if ahead.half_width(self.target) <= self.wanted:
+            return None
+        every = [
+            choice
+            for budget in self.sweep.budgets
+            for size in self._window(ahead, budget)
+            for choice in self._choices(ahead, budget, size, known, rates, OFFSETS)
+        ]
+        return self._best(ahead, every, known, room)
+
+    def fit(self, rates: tuple[float, float]) -> Surface | None:
+        """What the completed runs say; None as long as they say nothing."""
+        lasts, records = self.ledger.lasts(), self.ledger.records("completed")
+        if len(records) < OPENING:
+            return None
+        trials = [self._trial(r.question.budget, r.question.size) for r in records]
+        runs = Tuned(
+            budget=np.array([record.question.budget for record in records]),
+            params=_params(trials),
+            tokens=_tokens(trials),
+            learning_rate=np.array([record.question.learning_rate for record in records]),
+            loss=np.array([lasts[record.key].loss for record in records]),
+        )
+        try:
+            return surface.fit(runs, rates)
+        except FitError:
+            return None
+
+    def _ahead(self, found: Surface, open_: Sequence[Record]) -> Surface:
+        """The fit with the errors it will have when what was asked has ended."""
+        if not open_:
+            return found
+        trials = [self._trial(r.question.budget, r.question.size) for r in open_]
+        rates = np.array([record.question.learning_rate for record in open_])
+        return found.with_runs(_params(trials), _tokens(trials), rates)
+
+    def _opening(self, known: "_Known", rates: tuple[float, float]) -> Cell | None:
+        """A run of the smallest budget that must come first."""
+        budget, shares = self.sweep.budgets[0], space.rates(rates, 3)
+        sizes = self.possible(budget, space.window(self.sweep, budget, self.vocab_size))
+        places = np.linspace(0, len(sizes) - 1, min(OPENING, len(sizes))).round().astype(int)
+        for number in range(2):
+            for place, at in enumerate(places):
+                if known.count(budget, sizes[at]) <= number:
+                    rate = shares[(place + number) % len(shares)]
+                    return self._cell(budget, sizes[at], rate, number, self.sweep.seed)
+        return None
+
+    def _due(self, found: Surface, known: "_Known", rates: tuple[float, float]) -> list[Choice]:
+        """Runs of which one is wanted for the smallest budget that is not covered."""
+        for budget in self.sweep.budgets:
+            n_opt = float(found.law.n_opt(budget))
+            at_best = {
+                size: choices[0]
+                for size in self._window(found, budget)
+                if (choices := self._choices(found, budget, size, known, rates, (0.0,)))
+            }
+            asked = known.sizes(budget)
+            new = [choice for size, choice in at_best.items() if size not in asked]
+            below = [choice for choice in new if _size(choice) < n_opt]
+            above = [choice for choice in new if _size(choice) > n_opt]
+            done = [_size(self._trial(budget, size)) for size in asked]
+            if not done and new:
+                return [min(new, key=lambda one: abs(math.log(_size(one) / n_opt)))]
+            if below and not any(params < n_opt for params in done):
+                return below
+            if above and not any(params > n_opt for params in done):
+                return above
+            if new and len(done) < FLOOR:
+                return new
+        return []
+
+    def _choices(
+        self, found: Surface, budget: float, size: Size, known: "_Known",
+        rates: tuple[float, float], offsets: Sequence[float],
+    ) -> list[Choice]:  # fmt: skip
+        """Runs of a size around its best rate, below what failed."""
+        trial = self._trial(budget, size)
+        best = found.best_rate(trial.shape.params_non_embedding, trial.tokens)
+        low, high = rates
+        high = min(high, known.failed_rate(budget, size) / BACK_OFF)
+        around = {float(np.clip(best * math.exp(offset), low, high)) for offset in offsets}
+        return [Choice(trial=trial, rate=rate) for rate in sorted(around) if low <= rate <= high]
+
+    def _best(
+        self, found: Surface, choices: Sequence[Choice], known: "_Known", room: float
+    ) -> Cell | None:
+        """The choice that takes most from both variances, per FLOP."""
+        fitting = [choice for choice in choices if choice.trial.flops <= room]
+        if not fitting:
+            return None
+        trials = [choice.trial for choice in fitting]
+        rates = np.array([choice.rate for choice in fitting])
+        falls = found.falls(_params(trials), _tokens(trials), rates, self.target)
+        worth = falls.sum(axis=0) / np.array([float(trial.flops) for trial in trials])
+        chosen = fitting[int(worth.argmax())]
+        asked = chosen.trial.question
+        number = known.count(asked.budget, asked.size)
+        # Another seed: the same question twice would be answered from the record.
+        return self._cell(asked.budget, asked.size, chosen.rate, number, self.sweep.seed + number)
+
+    def _window(self, found: Surface, budget: float) -> list[Size]:
+        """Sizes considered at a budget: those around the optimum that can be trained."""
+        n_opt = float(found.law.n_opt(budget))
+        sizes = space.window(self.sweep, budget, self.vocab_size, n_opt)
+        able = self.possible(budget, sizes)
+        far = {size: abs(math.log(_size(self._trial(budget, size)) / n_opt)) for size in able}
+        near = [size for size in able if far[size] <= math.log(SPREAD)]
+        return near if len(near) >= FLOOR else sorted(able, key=far.__getitem__)[:FLOOR]
+
+    def _trial(self, budget: float, size: Size) -> Trial:
+        """What a run of this budget and size is, but for its rate."""
+        if (budget, size) not in self._trials:
+            asked = self._cell(budget, size, 1.0, 0, 0).asked(Setting(learning_rate=1.0))
+            self._trials[budget, size] = space.trial(self.sweep, asked, self.vocab_size)
+        return self._trials[budget, size]
+
+    @staticmethod
+    def _cell(budget: float, size: Size, rate: float, number: int, seed: int) -> Cell:
+        setting = Setting(learning_rate=rate)
+        return Cell(budget=budget, size=size, number=number, seed=seed, setting=setting)
+
+
+class _Known:
+    """What was asked so far."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.open = [r for r in records if r.status in {"waiting", "running"}]
+        self._of: dict[tuple[float, Size], list[Record]] = defaultdict(list)
+        for record in records:
+            self._of[record.question.budget, record.question.size].append(record)
+
+    def count(self, budget: float, size: Size) -> int:
+        """Settings asked at a budget and size."""
+        return max((1 + r.question.number for r in self._of.get((budget, size), ())), default=0)
+
+    def sizes(self, budget: float) -> list[Size]:
+        """Sizes that have, or will have, a completed run at a budget."""
+        return [
+            size
+            for (at, size), records in self._of.items()
+            if at == budget and any(r.status not in {"failed", "pruned"} for r in records)
+        ]
+
+    def failed_rate(self, budget: float, size: Size) -> float:
+        """Lowest rate that failed at a budget and size; infinite if none did."""
+        failed = [r for r in self._of.get((budget, size), ()) if r.status == "failed"]
+        return min((r.question.learning_rate for r in failed), default=math.inf)
+
+
+def _size(of: Choice | Trial) -> float:
+    trial = of.trial if isinstance(of, Choice) else of
+    return float(trial.shape.params_non_embedding)
+
+
+def _params(trials: Sequence[Trial]) -> surface.Array:
+    return np.array([float(trial.shape.params_non_embedding) for trial in trials])
+
+
+def _tokens(trials: Sequence[Trial]) -> surface.Array:
+    return np.array([float(trial.tokens) for trial in trials])
