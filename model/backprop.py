@@ -21,10 +21,7 @@ def derived(model: nn.Module, device: torch.device) -> bool:
     """Whether `Backprop` knows the gradient of `model` and is made for `device`."""
     if not isinstance(model, BasicsTransformerLM) or device.type != "cpu":
         return False
-    shape = model.shape
-    plain = (shape.ffn, shape.norm, shape.positions) == ("gelu", "layernorm", "learned")
-    varied = shape.qk_norm or shape.tied_head or model.attn_pdrop or model.residual_pdrop
-    return plain and not varied
+    return model.shape.plain and not (model.attn_pdrop or model.residual_pdrop)
 
 
 class Part:
@@ -205,32 +202,37 @@ class Block:
 
 
 class Head:
-    """The output projection and the mean cross-entropy of its softmax."""
+    """The output projection and the mean cross-entropy of its softmax, some rows at a time."""
 
-    def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
+    def __init__(self, part: Part, shape: Shape, scratch: Scratch, at_once: int | None) -> None:
         self.w, self.dw = part.weights["weight"], part.gradients["weight"]
         self.w_t = self.w.t()
-        self.scratch = scratch
-        self.logits = torch.empty(len(scratch.stream.rows), shape.vocab_size)
+        self.slope = scratch.stream.rows
+        self.rows = len(self.slope)
+        self.at_once = min(at_once or self.rows, self.rows)
+        self.logits = torch.empty(self.at_once, shape.vocab_size)
         self.chances = torch.empty_like(self.logits)
-        self.minus_one = torch.full((len(self.logits), 1), -1.0)
+        self.minus_one = torch.full((self.at_once, 1), -1.0)
 
-    def forward(self, h: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss, nat; `targets` are (rows, 1)."""
-        self.h, self.targets = h, targets
-        torch.mm(h, self.w_t, out=self.logits)
-        torch.log_softmax(self.logits, -1, out=self.chances)
-        return self.chances.gather(1, targets).mean().neg_()
+    def __call__(self, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss, nat, and the gradient of `h`, in a scratch buffer; `targets` are (rows, 1)."""
+        pieces = zip(*(t.split(self.at_once) for t in (h, targets, self.slope)), strict=True)
+        losses = [self._part(*piece, add=i > 0) for i, piece in enumerate(pieces)]
+        return torch.cat(losses).mean().neg_(), self.slope
 
-    def backward(self) -> Tensor:
-        """Gradient of `h`, in a scratch buffer."""
+    def _part(self, h: Tensor, targets: Tensor, slope: Tensor, *, add: bool) -> Tensor:
+        """Log chances (some rows, 1) of the targets; leaves their gradient in `slope`."""
+        logits, chances = self.logits[: len(h)], self.chances[: len(h)]
+        torch.mm(h, self.w_t, out=logits)
+        torch.log_softmax(logits, -1, out=chances)
+        log_chances = chances.gather(1, targets)
         # A second softmax of the logits is faster than `exp` of the first: torch 2.13 on AVX-512.
-        torch.softmax(self.logits, -1, out=self.chances)
-        dlogits = self.chances.scatter_add_(1, self.targets, self.minus_one)
-        share = 1 / len(dlogits)
-        torch.addmm(self.dw, dlogits.t(), self.h, beta=0, alpha=share, out=self.dw)
-        out = self.scratch.stream.rows
-        return torch.addmm(out, dlogits, self.w, beta=0, alpha=share, out=out)
+        torch.softmax(logits, -1, out=chances)
+        dlogits = chances.scatter_add_(1, targets, self.minus_one[: len(h)])
+        share = 1 / self.rows
+        torch.addmm(self.dw, dlogits.t(), h, beta=int(add), alpha=share, out=self.dw)
+        torch.addmm(slope, dlogits, self.w, beta=0, alpha=share, out=slope)
+        return log_chances
 
 
 class Backprop:
@@ -241,6 +243,7 @@ class Backprop:
         batch: sequences, each of the whole context.
         weights: of the decoder by name; read at every call.
         gradients: where to write theirs, by the same names.
+        logit_rows: tokens whose logits are held at once; None: all.
     """
 
     def __init__(
@@ -249,6 +252,7 @@ class Backprop:
         batch: int,
         weights: Mapping[str, Tensor],
         gradients: Mapping[str, Tensor],
+        logit_rows: int | None = None,
     ) -> None:
         scratch = Scratch(shape, batch)
         whole = Part("", weights, gradients)
@@ -259,7 +263,7 @@ class Backprop:
             Block(whole.under(f"layers.{i}."), shape, scratch) for i in range(shape.num_layers)
         ]
         self.ln_final = LayerNorm(whole.under("ln_final."))
-        self.head = Head(whole.under("lm_head."), shape, scratch)
+        self.head = Head(whole.under("lm_head."), shape, scratch, logit_rows)
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -269,8 +273,8 @@ class Backprop:
         x.view(self.grid).add_(self.positions.weights["weight"])
         for block in self.blocks:
             x = block.forward(x)
-        loss = self.head.forward(self.ln_final.forward(x), tokens[:, 1:].reshape(-1, 1))
-        dx = self.ln_final.backward(self.head.backward())
+        loss, slope = self.head(self.ln_final.forward(x), tokens[:, 1:].reshape(-1, 1))
+        dx = self.ln_final.backward(slope)
         for block in reversed(self.blocks):
             dx = block.backward(dx)
         torch.sum(dx.view(self.grid), 0, out=self.positions.gradients["weight"])

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from model.transformer import BasicsTransformerLM
+
 Tokens = NDArray[np.integer]
+
+LOGITS = 2**25
+"""Logits held at once, at most: 128 MiB, and their log-softmax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +83,20 @@ def _each_alone(batches: Sequence[Tokens]) -> list[Tokens]:
 
 
 def _losses(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Loss of each prediction (n, time)."""
-    logits = model(tokens[:, :-1]).float().flatten(0, 1)
-    losses = cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")
+    """Loss of each prediction (n, time); of the shipped decoder, with a part of the logits."""
+    targets = tokens[:, 1:].flatten()
+    if isinstance(model, BasicsTransformerLM):
+        rows = max(1, LOGITS // model.shape.vocab_size)
+        h = model.trunk(tokens[:, :-1]).flatten(0, 1)
+        pieces = zip(h.split(rows), targets.split(rows), strict=True)
+        losses = torch.cat([_scored(model.lm_head(part), wanted) for part, wanted in pieces])
+    else:
+        losses = _scored(model(tokens[:, :-1]).flatten(0, 1), targets)
     return losses.view(len(tokens), -1)
+
+
+def _scored(logits: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(logits.float(), targets, reduction="none")
 
 
 def _tensor(values: Tokens, device: torch.device) -> Tensor:

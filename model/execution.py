@@ -18,10 +18,14 @@ class Execution:
     batch's parts are added up. None takes the whole batch."""
     recompute: bool = False
     """Keep a block's input alone and compute the block again on the way back."""
+    logit_rows: int | None = None
+    """Tokens whose logits are held at once, where the model is the shipped decoder; None: all."""
     attention: Attention = "fused"
     """torch's kernel, or scores written down; the gradient that is written out has its own."""
     compiled: bool = False
-    """Let `torch.compile` have the model; not worth its time for small runs on a CPU."""
+    """Let `torch.compile` have the model, where it has what it needs: see `model.payoff`."""
+    captured: bool = False
+    """Replay the gradient as a CUDA graph, on a GPU where it draws no random numbers."""
 
     def parts(self, batch_size: int) -> int:
         """Micro-batches in a batch.

@@ -2,14 +2,27 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
+from typing_extensions import override
 
 from model.backprop import Backprop, derived
+from model.compiling import (
+    Call,
+    Captured,
+    compiled_part,
+    compiled_trunk,
+    compiled_whole,
+    compiler_here,
+    trunk,
+    whole,
+)
 from model.execution import Execution
+from model.headloss import head_loss, of_part
 from model.optim import AdamW
 from model.precision import onednn, onednn_keeps_float32
 from model.recipe import Recipe
@@ -37,10 +50,12 @@ class Autograd:
     ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.dtype = dtype
         kind = torch.device(execution.device).type
         self.precision = torch.autocast(kind, dtype, enabled=dtype != torch.float32)
         self.explicit = execution.attention == "explicit"
         self.micro_batch_size = micro_batch_size
+        self.call = self._call(execution)
         for weight, place in zip(optimizer.parameters, optimizer.gradients, strict=True):
             weight.grad = place  # so that torch adds up where the optimizer reads
 
@@ -51,16 +66,58 @@ class Autograd:
         losses = [self._add(part, 1 / len(parts)) for part in parts]
         return torch.stack(losses).sum()
 
+    def _call(self, execution: Execution) -> Call:
+        """What is differentiated, of the model and its input tokens."""
+        if execution.compiled:
+            sizes = tuple(weight.shape for weight in self.model.parameters())
+            return compiled_whole((type(self.model), sizes, self.dtype, self.micro_batch_size))
+        return whole
+
     def _add(self, tokens: Tensor, share: float) -> Tensor:
         """Add a part's gradient; its share of the loss."""
         with self.precision, self._attention():
-            logits = self.model(tokens[:, :-1])
+            logits = self.call(self.model, tokens[:, :-1])
         loss = share * cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         return loss.detach()
 
     def _attention(self) -> AbstractContextManager[object]:
         return sdpa_kernel(SDPBackend.MATH) if self.explicit else nullcontext()
+
+
+class HeadApart(Autograd):
+    """The gradient of the shipped decoder, its logits a part of the rows at a time, in float32."""
+
+    @override
+    def _call(self, execution: Execution) -> Call:
+        model = self.model
+        assert isinstance(model, BasicsTransformerLM)
+        self.head = model.lm_head.weight
+        self.rows = execution.logit_rows or self.micro_batch_size * model.shape.context_length
+        self.part = of_part
+        if not execution.compiled:
+            return trunk
+        dropout = model.attn_pdrop, model.residual_pdrop
+        key = model.shape, dropout, execution, self.dtype, self.micro_batch_size
+        self.part = compiled_part(key)
+        return compiled_trunk(key)
+
+    @override
+    def _add(self, tokens: Tensor, share: float) -> Tensor:
+        with self.precision, self._attention():
+            h = self.call(self.model, tokens[:, :-1]).flatten(0, 1)
+        assert self.head.grad is not None
+        loss, slope = head_loss(
+            h.detach().to(self.dtype),
+            self.head.detach(),
+            tokens[:, 1:].flatten(),
+            self.head.grad,
+            scale=share / len(h),
+            rows=self.rows,
+            part=self.part,
+        )
+        h.backward(slope.to(h.dtype))
+        return loss
 
 
 class InParts:
@@ -94,20 +151,36 @@ def gradient(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Exec
         ValueError: the micro-batch does not divide the batch.
     """
     parts = execution.parts(recipe.batch_size)
-    micro_batch_size = recipe.batch_size // parts
+    size = recipe.batch_size // parts
     device = torch.device(execution.device)
+    if not compiler_here(device):
+        execution = replace(execution, compiled=False)
     if derived(model, device) and not (execution.compiled or execution.recompute):
-        whole = _written_out(model, optimizer, recipe, micro_batch_size)
-        return whole if parts == 1 else InParts(whole, optimizer, micro_batch_size)
-    if isinstance(model, BasicsTransformerLM):
-        model.recompute = execution.recompute
-    if execution.compiled:
-        model.compile()
-    return Autograd(model, optimizer, getattr(torch, recipe.dtype), execution, micro_batch_size)
+        once = _written_out(model, optimizer, recipe, size, execution.logit_rows)
+        return once if parts == 1 else InParts(once, optimizer, size)
+    dtype = getattr(torch, recipe.dtype)
+    if not isinstance(model, BasicsTransformerLM):
+        return Autograd(model, optimizer, dtype, execution, size)
+    model.recompute = execution.recompute
+    # On a CPU, low-precision logits are scored as they are: faster, and measured to cost nothing.
+    apart = device.type != "cpu" or execution.logit_rows or execution.compiled
+    found = (HeadApart if apart else Autograd)(model, optimizer, dtype, execution, size)
+    return Captured(found) if execution.captured and _capturable(model, device) else found
+
+
+def _capturable(model: BasicsTransformerLM, device: torch.device) -> bool:
+    """Whether the gradient may be a CUDA graph: it draws no random numbers, nor keeps their state
+    for blocks that are computed again."""
+    random = model.attn_pdrop or model.residual_pdrop or model.recompute
+    return device.type == "cuda" and not random
 
 
 def _written_out(
-    model: nn.Module, optimizer: AdamW, recipe: Recipe, micro_batch_size: int
+    model: nn.Module,
+    optimizer: AdamW,
+    recipe: Recipe,
+    micro_batch_size: int,
+    logit_rows: int | None,
 ) -> Gradient:
     assert isinstance(model, BasicsTransformerLM)
     weights = [weight.detach() for weight in optimizer.parameters]
@@ -116,6 +189,7 @@ def _written_out(
         micro_batch_size,
         dict(zip(optimizer.names, weights, strict=True)),
         dict(zip(optimizer.names, optimizer.gradients, strict=True)),
+        logit_rows,
     )
     size = micro_batch_size * model.shape.context_length * model.shape.d_model**2
     exact = size >= ONEDNN_SIZE and onednn_keeps_float32()

@@ -3,6 +3,7 @@
 Upper bounds: `tests/model/test_model_memory.py` holds them against what torch really keeps.
 """
 
+import math
 from dataclasses import dataclass
 
 from model.shape import CountedShape, Shape
@@ -13,6 +14,12 @@ MASTER = 4 * 4
 """Bytes a weight: itself, its gradient and two moments, in float32."""
 LOGIT = 16
 """Bytes a logit: itself, its log-softmax and their gradients, in float32 and half of it twice."""
+LOGITS = 2**30
+"""Bytes of logits at once, at most: with so many, a GPU's products are as fast as with more."""
+LOGITS_SHARE = 1 / 16
+"""Share of a trial's memory that they may have, where that is less."""
+FEWEST_ROWS = 256
+"""Rows of logits at once, at least: with 128 a CPU's products are as fast, with 32 no longer."""
 
 
 class TooLargeError(Exception):
@@ -27,6 +34,8 @@ class Split:
     """Sequences at once."""
     recompute: bool
     """Keep a block's input alone and compute the block again on the way back."""
+    logit_rows: int | None
+    """Tokens whose logits are held at once; None: all of a micro-batch's."""
 
 
 def fit(
@@ -43,14 +52,29 @@ def fit(
     needed = 0
     for recompute in (False, True):
         for size in divisors(batch_size):
-            needed = training_bytes(shape, size, dtype, recompute=recompute, fused=fused)
+            rows = logit_rows(shape, size, memory)
+            needed = training_bytes(
+                shape, size, dtype, recompute=recompute, fused=fused, logit_rows=rows
+            )
             if needed <= USABLE * memory:
-                return Split(micro_batch_size=size, recompute=recompute)
+                return Split(micro_batch_size=size, recompute=recompute, logit_rows=rows)
     raise TooLargeError(
         f"{shape.num_layers}x{shape.d_model}: one sequence takes {needed / USABLE / 2**30:.3g} GiB,"
         f" a trial has {memory / 2**30:.3g}; take it off the ladder, shorten context_length, or "
         "give a trial more memory"
     )
+
+
+def logit_rows(shape: Shape, micro_batch_size: int, memory: float) -> int | None:
+    """Tokens whose logits are held at once, about equally many each time; None: all.
+
+    A loss in parts takes no more arithmetic, so it is a question of memory alone: no more than
+    `LOGITS` bytes of logits, or `LOGITS_SHARE` of `memory`. Of somebody's own module all are held.
+    """
+    rows = micro_batch_size * shape.context_length
+    allowed = min(LOGITS, LOGITS_SHARE * memory) / (LOGIT * shape.vocab_size)
+    parts = math.ceil(rows / max(FEWEST_ROWS, allowed))
+    return None if parts == 1 or isinstance(shape, CountedShape) else math.ceil(rows / parts)
 
 
 def divisors(batch_size: int, at_most: int | None = None) -> list[int]:
@@ -66,6 +90,7 @@ def training_bytes(
     *,
     recompute: bool = False,
     fused: bool = False,
+    logit_rows: int | None = None,
 ) -> int:
     """Bytes that training `shape` takes at most, `micro_batch_size` sequences at a time."""
     rows = micro_batch_size * shape.context_length
@@ -78,7 +103,14 @@ def training_bytes(
     stream = 4 * rows * shape.d_model
     blocks = (stream if recompute else a_block) * shape.num_layers
     # Besides what is kept: the block at work, and the stream's gradient, norm and copies.
-    return weights + blocks + a_block + 8 * stream + LOGIT * rows * shape.vocab_size
+    return weights + blocks + a_block + 8 * stream + _loss_bytes(shape, rows, logit_rows)
+
+
+def _loss_bytes(shape: Shape, rows: int, at_once: int | None) -> int:
+    """Bytes of logits; in parts, besides, the head's gradient of one and the head rounded."""
+    if at_once is None:
+        return LOGIT * rows * shape.vocab_size
+    return LOGIT * at_once * shape.vocab_size + 6 * shape.params_head
 
 
 def _block_bytes(shape: Shape, *, half: bool, fused: bool) -> int:

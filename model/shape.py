@@ -66,6 +66,12 @@ class Shape:
         return self.d_model // self.num_heads
 
     @property
+    def plain(self) -> bool:
+        """The course's decoder, no variant of it."""
+        variant = (self.ffn, self.norm, self.positions, self.qk_norm, self.tied_head)
+        return variant == ("gelu", "layernorm", "learned", False, False)
+
+    @property
     def params_embedding(self) -> int:
         """Weights looked up, not multiplied: tokens (unless tied) and learned positions."""
         tokens = 0 if self.tied_head else self.vocab_size * self.d_model

@@ -97,6 +97,9 @@ class Training:
         self.optimizer = optimizer(self.model, recipe, shape)
         self._evaluate = Evaluation(held_out, held_out_documents, self.device)
         self._gradient = gradient(self.model, self.optimizer, recipe, execution)
+        self._prepared = not (execution.compiled or execution.captured)
+        self.preparing_seconds = 0.0
+        """Spent on compiling and capturing; in no progress's seconds, and so in no rate or MFU."""
         self._random = _generator(for_dropout, execution.device).get_state()
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._step = 0
@@ -139,11 +142,12 @@ class Training:
         self._diverged = state["diverged"]
 
     def _tensor(self, tokens: Tokens) -> Tensor:
-        # Copied: tokens may lie in a read-only memory map.
-        host = torch.from_numpy(np.array(tokens, dtype=np.int64))
-        if self.device.type == "cuda":
-            return host.pin_memory().to(self.device, non_blocking=True)
-        return host
+        # Copied: tokens may lie in a read-only memory map. Into pinned memory for a GPU, which
+        # takes them while it computes what it was told before; torch uses the place again then.
+        cuda = self.device.type == "cuda"
+        host = torch.empty(tokens.shape, dtype=torch.int64, pin_memory=cuda)
+        host.numpy()[...] = tokens
+        return host.to(self.device, non_blocking=True)
 
     def _batch(self) -> Tensor:
         """Tokens of the next step."""
@@ -161,6 +165,7 @@ class Training:
         self.model.train()
         self._loss_sum.zero_()
         self._reported = self._step
+        self._prepare()
         loading = 0.0
         begin = self._clock()
         with self._randomness() as source:
@@ -174,6 +179,19 @@ class Training:
             self._random = source.get_rng_state()
         # A GPU trains on while the next batch is loaded: only what it waits for is in the way.
         self._seconds += self._clock() - begin - (loading if self.device.type == "cpu" else 0.0)
+
+    def _prepare(self) -> None:
+        """Compile and capture before the clock runs, by a gradient that moves nothing."""
+        if self._prepared:
+            return
+        begin = self._clock()
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        with self._randomness():
+            self._gradient(self._batch())
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        self._prepared = True
+        self.preparing_seconds = self._clock() - begin
 
     def _clock(self) -> float:
         """Seconds, once the device has done all it was told."""

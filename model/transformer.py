@@ -194,6 +194,10 @@ class BasicsTransformerLM(nn.Module):
     @override
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (batch, time), time at most the context, to logits (batch, time, vocab_size)."""
+        return self.lm_head(self.trunk(tokens))
+
+    def trunk(self, tokens: Tensor) -> Tensor:
+        """All but the head: tokens (batch, time) to (batch, time, d_model)."""
         time = tokens.shape[-1]
         x = self.token_embeddings(tokens)
         turn = None
@@ -205,7 +209,7 @@ class BasicsTransformerLM(nn.Module):
         again = self.recompute and self.training
         for layer in self.layers:
             x = checkpoint(layer, x, turn, use_reentrant=False) if again else layer(x, turn)
-        return self.lm_head(self.ln_final(x))
+        return self.ln_final(x)
 
     def generate(
         self,

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from model.execution import Execution
+from model.gradient import gradient
+from model.optim import AdamW
 from model.probe import choose
 from model.recipe import Recipe
 from model.shape import Shape
 from model.train import Training
+from model.transformer import BasicsTransformerLM
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,9 +55,47 @@ def test_losses_are_those_of_a_cpu(dtype, tolerance, optimizer):
 
 
 @pytest.mark.slow
-def test_a_compiled_model_has_the_same_losses():
-    expected = [report.loss for report in run()]
-    assert [report.loss for report in run(compiled=True)] == pytest.approx(expected, abs=0.005)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"compiled": True},
+        {"captured": True},
+        {"compiled": True, "captured": True},
+        {"captured": True, "micro_batch_size": 2},
+        {"logit_rows": 37},
+        {"compiled": True, "logit_rows": 100, "recompute": True},
+    ],
+    ids=str,
+)
+def test_compiled_captured_and_in_parts_the_losses_are_the_same(execution, dtype):
+    recipe = dataclasses.replace(RECIPE, dtype=dtype)
+    expected = [report.loss for report in run(recipe)]
+    assert [report.loss for report in run(recipe, **execution)] == pytest.approx(
+        expected, abs=0.005 if dtype == "float32" else 0.02
+    )
+
+
+def test_dropout_is_not_captured():
+    recipe = dataclasses.replace(RECIPE, dropout=0.2)
+    expected = [report.loss for report in run(recipe)]
+    assert [r.loss for r in run(recipe, captured=True)] == pytest.approx(expected, abs=0.005)
+
+
+def test_logits_in_parts_take_less_memory():
+    shape = dataclasses.replace(SHAPE, vocab_size=50_000)
+    peaks = []
+    for rows in (None, 32):
+        model = BasicsTransformerLM.from_shape(shape).cuda()
+        optimizer = AdamW(model, RECIPE, shape)
+        execution = Execution(device="cuda", logit_rows=rows)
+        call = gradient(model, optimizer, RECIPE, execution)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call(torch.zeros(8, 33, dtype=torch.long, device="cuda"))
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        del model, optimizer, call
+    assert peaks[1] < 0.5 * peaks[0]
 
 
 def test_dropout_is_a_function_of_the_seed():

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from model.backprop import Backprop
-from model.memory import MASTER, TooLargeError, divisors, fit, training_bytes
+from model.memory import (
+    LOGIT,
+    LOGITS,
+    MASTER,
+    TooLargeError,
+    divisors,
+    fit,
+    logit_rows,
+    training_bytes,
+)
 from model.shape import Shape
 from model.transformer import BasicsTransformerLM
 
@@ -90,12 +99,38 @@ def test_the_largest_divisor_that_fits(batch, memory, dtype):
         assert training_bytes(SHAPE, 1, dtype, recompute=True) > 0.8 * memory
         return
     assert batch % split.micro_batch_size == 0
-    taken = training_bytes(SHAPE, split.micro_batch_size, dtype, recompute=split.recompute)
-    assert taken <= 0.8 * memory
+    assert split.logit_rows == logit_rows(SHAPE, split.micro_batch_size, memory)
+    assert bytes_of(split, dtype) <= 0.8 * memory
     for larger in (n for n in divisors(batch) if n > split.micro_batch_size):
-        assert training_bytes(SHAPE, larger, dtype, recompute=split.recompute) > 0.8 * memory
+        rows = logit_rows(SHAPE, larger, memory)
+        unfit = dataclasses.replace(split, micro_batch_size=larger, logit_rows=rows)
+        assert bytes_of(unfit, dtype) > 0.8 * memory
     if split.recompute:
         assert training_bytes(SHAPE, 1, dtype) > 0.8 * memory
+
+
+def bytes_of(split, dtype):
+    parts = {"recompute": split.recompute, "logit_rows": split.logit_rows}
+    return training_bytes(SHAPE, split.micro_batch_size, dtype, **parts)
+
+
+@given(
+    vocab=st.integers(2, 300_000),
+    context=st.integers(1, 4096),
+    batch=st.integers(1, 64),
+    memory=st.floats(1e7, 1e12),
+)
+def test_logits_at_once_are_few_and_no_fewer_than_need_be(vocab, context, batch, memory):
+    shape = dataclasses.replace(SHAPE, vocab_size=vocab, context_length=context)
+    rows = logit_rows(shape, batch, memory)
+    allowed = max(256, min(LOGITS, memory / 16) / (LOGIT * vocab))
+    if rows is None:
+        assert batch * context <= allowed
+    else:
+        assert allowed / 2 <= rows <= allowed + 1
+        assert training_bytes(shape, batch) > training_bytes(shape, batch, logit_rows=rows) or (
+            LOGIT * vocab * (batch * context - rows) < 6 * shape.params_head
+        )
 
 
 def test_what_never_fits_says_what_it_takes():
@@ -110,4 +145,5 @@ def test_a_gpu_in_the_middle_takes_the_whole_batch_or_a_part():
     assert fit(large, 8, 80e9, "bfloat16", fused=True).micro_batch_size == 8
     part = fit(large, 512, 80e9, "bfloat16", fused=True)
     assert 8 <= part.micro_batch_size <= 64
+    assert 1024 <= part.logit_rows <= 2048  # a GiB of a vocabulary of 50,304
     assert not part.recompute

@@ -343,6 +343,21 @@ def test_a_trial_computes_as_its_slot_says(training_job):
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.parametrize("ffn, budget, compiled", [
+    ("gelu", 1e16, False),  # its gradient is written out
+    ("swiglu", BUDGET, False),
+    ("swiglu", 1e16, True),
+])  # fmt: skip
+def test_on_a_cpu_only_long_runs_of_variants_are_compiled(
+    training_job, ffn, budget, compiled, monkeypatch
+):
+    monkeypatch.setattr("model.compiling.BACKEND", "eager")
+    shapes = training_job.sweep.shapes.model_copy(update={"ffn": ffn})
+    job = replace(training_job, sweep=training_job.sweep.model_copy(update={"shapes": shapes}))
+    execution = contract.start(job, trial_of(job, budget=budget)).execution
+    assert (execution.compiled, execution.captured) == (compiled, False)
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])
 def test_out_of_memory_tells_the_micro_batch_that_was_too_large(training_job, error, monkeypatch):
     run = contract.start(training_job, trial_of(training_job), micro_batch_size=2)

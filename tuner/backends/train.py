@@ -1,6 +1,7 @@
 """Real training: the decoder of `model/`, or somebody's own model, on a prepared corpus."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from torch import nn
 
 from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out
-from model import custom
+from model import custom, payoff
 from model.checkpoint import write_weights
 from model.device import device_name
 from model.execution import Execution
 from model.memory import TooLargeError, divisors
+from model.peak import peak_flops
 from model.progress import Progress
 from model.recipe import Recipe
 from model.shape import CountedShape
@@ -163,11 +165,34 @@ def _execution(job: Job, trial: Trial, micro_batch_size: int | None) -> Executio
     except TooLargeError as error:
         raise FinalError(str(error)) from None
     at_most = min(split.micro_batch_size, micro_batch_size or trial.batch_size)
-    return Execution(
+    size = divisors(trial.batch_size, at_most)[0]
+    execution = Execution(
         device=device(resources),
-        micro_batch_size=divisors(trial.batch_size, at_most)[0],
+        micro_batch_size=size,
         recompute=split.recompute,
+        logit_rows=split.logit_rows,
         attention=job.slot.speed.attention,
+    )
+    return _with_kernels(execution, job, trial)
+
+
+def _with_kernels(execution: Execution, job: Job, trial: Trial) -> Execution:
+    """`execution`, the shipped decoder compiled or captured where that pays.
+
+    The plain decoder's gradient on a CPU is faster written out than compiled, and somebody's own
+    module may compile itself.
+    """
+    speed, shape = job.slot.speed, trial.shape
+    cpu = execution.device == "cpu"
+    plain = shape.plain and not job.sweep.training.dropout
+    if isinstance(shape, CountedShape) or (cpu and plain and not execution.recompute):
+        return execution
+    speeds = payoff.cpu(speed.threads) if cpu else payoff.gpu(peak_flops(speed.dtype, "cuda", 0.3))
+    asked = shape, trial.batch_size, execution.parts(trial.batch_size)
+    return replace(
+        execution,
+        compiled=payoff.compiling_pays(*asked, trial.steps, speeds),
+        captured=not cpu and payoff.capturing_pays(*asked, speeds),
     )
 
 
