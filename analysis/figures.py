@@ -60,14 +60,17 @@ def isoflop_profiles(runs: Runs, fit: Fit | None, ax: Axes) -> Axes:
     ends = []
     for profile in shown:
         color, sizes = colors[profile.budget], np.exp(profile.log_params)
-        ax.plot(sizes, profile.loss, "o", ms=4, color=color)
+        text = f"{wording.flops(profile.budget)} FLOP"
+        ax.plot(sizes, profile.loss, "o", ms=4, color=color, label=text)
         if fit is not None:
             _profile_curve(ax, profile, fit, color)
-        text = f"{wording.flops(profile.budget)} FLOP"
         ends.append(EndLabel(float(sizes[-1]), float(profile.loss[-1]), text, color))
     for point in fit.points if fit is not None else ():
         if np.isclose(list(colors), point.budget).any():
-            ax.plot(point.params, point.loss, "D", ms=6, mfc=PAPER.light, mec=ORANGE.light, mew=1.6)
+            ax.plot(
+                point.params, point.loss, "D", ms=6, mfc=PAPER.light, mec=ORANGE.light, mew=1.6,
+                label=f"minimum at {wording.flops(point.budget)} FLOP",
+            )  # fmt: skip
     log_axis(ax, "x", PARAMS, wording.count)
     ax.set_ylabel(LOSS)
     label_ends(ax, ends)
@@ -112,13 +115,16 @@ def _allocation(
     ends = [EndLabel(span.end, float(optimum(span.end)), "this fit", BLUE.light)]
     for published in PUBLISHED:
         line = _optimum(published.law, quantity)(span.budgets)
-        ax.plot(span.budgets, line, ":", lw=1.1, color=MUTED.light)
+        ax.plot(span.budgets, line, ":", lw=1.1, color=MUTED.light, label=published.name)
         ends.append(EndLabel(span.end, float(line[-1]), published.name, MUTED.light))
     _law_line(ax, span, optimum)
     for point in _minima(fits):
-        ax.plot(point.budget, getattr(point, quantity), "o", ms=5, color=BLUE.light)
+        ax.plot(
+            point.budget, getattr(point, quantity), "o", ms=5, color=BLUE.light,
+            label="minimum of a profile",
+        )  # fmt: skip
     if target is not None:
-        ax.plot(target, optimum(target), "*", ms=13, mfc=ORANGE.light, mec=PAPER.light)
+        _star(ax, target, optimum)
     log_axis(ax, "x", COMPUTE, wording.flops)
     name = f"N_opt, {PARAMS}" if quantity == "params" else f"D_opt, {TOKENS}"
     log_axis(ax, "y", name, wording.count)
@@ -164,8 +170,8 @@ class _Span:
 def _law_line(ax: Axes, span: _Span, law: Callable[[Value], Array]) -> None:
     """A line, solid within the runs' budgets and dashed beyond them."""
     inside, outside = np.geomspace([span.low, span.high], [span.high, span.end], CURVE).T
-    ax.plot(inside, law(inside), "-", lw=2, color=BLUE.light)
-    ax.plot(outside, law(outside), "--", lw=1.6, color=BLUE.light)
+    ax.plot(inside, law(inside), "-", lw=2, color=BLUE.light, label="fit, within the runs")
+    ax.plot(outside, law(outside), "--", lw=1.6, color=BLUE.light, label="fit, beyond the runs")
 
 
 def _band(ax: Axes, span: _Span, interval: Callable[[float], Interval]) -> None:
@@ -186,7 +192,7 @@ def frontier(runs: Runs, fits: Fits, ax: Axes, *, target: float | None = None) -
     span = _Span.of(runs, target)
     ax.scatter(runs.table["budget"], runs.table["loss"], s=8, color=MUTED.light, alpha=0.4, lw=0)
     for point in fits.best.points:
-        ax.plot(point.budget, point.loss, "o", ms=5, color=BLUE.light)
+        ax.plot(point.budget, point.loss, "o", ms=5, color=BLUE.light, label="optimum")
     fit = loss_fit(fits)
     if fit is not None:
         _lowest_loss(ax, span, fit, target)
@@ -205,7 +211,13 @@ def _lowest_loss(ax: Axes, span: _Span, fit: Fit, target: float | None) -> None:
 
     _law_line(ax, span, lowest)
     if target is not None:
-        ax.plot(target, lowest(target), "*", ms=13, mfc=ORANGE.light, mec=PAPER.light)
+        _star(ax, target, lowest)
+
+
+def _star(ax: Axes, target: float, law: Callable[[Value], Array]) -> None:
+    ax.plot(
+        target, law(target), "*", ms=13, mfc=ORANGE.light, mec=PAPER.light, label="what was asked"
+    )
 
 
 def profile_fit(fits: Fits) -> Fit | None:
@@ -237,7 +249,7 @@ def loss_surface(runs: Runs, fit: Fit, ax: Axes) -> Axes:
     budgets = np.geomspace(n[0] * d[0], n[-1] * d[-1], CURVE) * points.flops_per_param_token
     path_n, path_d = np.asarray(fit.n_opt(budgets)), np.asarray(fit.d_opt(budgets))
     inside = (path_n > n[0]) & (path_n < n[-1]) & (path_d > d[0]) & (path_d < d[-1])
-    ax.plot(path_n[inside], path_d[inside], "-", lw=2, color=ORANGE.light)
+    ax.plot(path_n[inside], path_d[inside], "-", lw=2, color=ORANGE.light, label="optimum")
     log_axis(ax, "x", PARAMS, wording.count)
     log_axis(ax, "y", TOKENS, wording.count)
     if inside.any():
@@ -266,9 +278,12 @@ def disagreement(fits: Fits, ax: Axes, *, budget: float) -> Axes:
     for fit in fitted:
         color = BLUE.light if fit.name == fits.chosen else MUTED.light
         place = len(names)
+        words = wording.count(float(fit.n_opt(budget)))
         if fit.draws is not None:
-            ax.plot(fit.n_opt_interval(budget), [place, place], "-", lw=2, color=color)
-        ax.plot(float(fit.n_opt(budget)), place, "o", ms=6, color=color)
+            low, high = fit.n_opt_interval(budget)
+            ax.plot([low, high], [place, place], "-", lw=2, color=color)
+            words += f", 95 % {wording.count(low)} … {wording.count(high)}"
+        ax.plot(float(fit.n_opt(budget)), place, "o", ms=6, color=color, label=words)
         names.append(f"{fit.name} (chosen)" if fit.name == fits.chosen else fit.name)
     for published in PUBLISHED:
         ax.plot(

@@ -34,7 +34,8 @@ def learning_rates(runs: Runs, ax: Axes, *, budget: float) -> Axes:
         line = tried[tried["params"] == size]
         excess = line["loss"] - line["loss"].min()
         best = line.loc[line["loss"].idxmin(), "learning_rate"]
-        ax.plot(line["learning_rate"], excess, "o-", ms=3, lw=1, color=colors[size])
+        name = f"{wording.count(size)} parameters"
+        ax.plot(line["learning_rate"], excess, "o-", ms=3, lw=1, color=colors[size], label=name)
         ax.plot(best, 0, "o", ms=8, mfc="none", mec=colors[size])
         end = (float(line["learning_rate"].iloc[-1]), float(excess.iloc[-1]))
         ends.append(EndLabel(*end, wording.count(size), colors[size]))
@@ -59,8 +60,11 @@ def training_curves(runs: Runs, ax: Axes) -> Axes:
     ends = []
     for budget in colors:
         rows = curves[curves["budget"] == budget]
-        for _, curve in rows.groupby("trial"):
-            ax.plot(curve["flops"], curve["loss"], lw=0.6, alpha=0.6, color=colors[budget])
+        for trial, curve in rows.groupby("trial"):
+            ax.plot(
+                curve["flops"], curve["loss"], lw=0.6, alpha=0.6, color=colors[budget],
+                label=f"trial {trial}",
+            )  # fmt: skip
         last = rows[rows["flops"] == rows["flops"].max()]
         end = (float(last["flops"].iloc[0]), float(last["loss"].min()))
         ends.append(EndLabel(*end, wording.flops(budget), colors[budget]))

@@ -4,32 +4,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from analysis.cells import Cells, cells
 from analysis.comparison import Fits
-from analysis.laws import Array, LossLaw
+from analysis.laws import LossLaw
 from analysis.proposal import ProposedShape, Surroundings, proposed_shape
 from analysis.quality import EXTRAPOLATION
 from analysis.results import Fit, FitError, Interval
 from analysis.runs import Runs
 from analysis.serving import Deployment, deployment
+from analysis.trend import Estimate, spacing, trend
 
-NEAR_OPTIMUM = 2.5
-"""Cells within this factor of a budget's best size speak for its learning rate."""
 FEW_STEPS = 200
 """Below this many optimizer steps a run is decided by its batch, not by its size."""
 LOSS_FITS = ("chinchilla", "skaling", "chinchilla_lad", "chinchilla_logmse", "chinchilla_mse")
 """Who is asked for a loss, in this order, where the chosen approach has none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +41,12 @@ class Prediction:
     deployment: Deployment | None = None
     """The cheapest model of the same loss over a life of serving, where that was asked for."""
     deployment_shape: ProposedShape | None = None
+    shape_interval: tuple[ProposedShape, ProposedShape] | None = None
+    """Shapes at both ends of the interval of N."""
+    learning_rate_interval: Interval | None = None
+    """95 %, and no narrower than the rates that were tried."""
+    batch_size_interval: Interval | None = None
+    """Likewise; None where the batch was given, not searched."""
 
     def to_dict(self) -> dict[str, Any]:
         """The answer of `isoflop predict --json`."""
@@ -61,8 +56,11 @@ class Prediction:
             "tokens": vars(self.tokens),
             "loss": None if self.loss is None else vars(self.loss),
             "shape": None if self.shape is None else vars(self.shape),
+            "shape_interval": self.shape_interval and [vars(end) for end in self.shape_interval],
             "learning_rate": self.learning_rate,
+            "learning_rate_interval": self.learning_rate_interval,
             "batch_size": self.batch_size,
+            "batch_size_interval": self.batch_size_interval,
             "approach": self.approach,
             "warnings": list(self.warnings),
             "deployment": None if self.deployment is None else self.deployment.to_dict(),
@@ -80,9 +78,13 @@ class Prediction:
                 lines.append(f"  {name:<14}{value.value:<10.4g}{bounds}")
         if self.shape is not None:
             lines.append(f"  {'shape':<14}{_shape_in_words(self.shape)}")
-        for name, value in (("learning_rate", self.learning_rate), ("batch_size", self.batch_size)):
+        for name, value, interval in (
+            ("learning_rate", self.learning_rate, self.learning_rate_interval),
+            ("batch_size", self.batch_size, self.batch_size_interval),
+        ):
             if value is not None:
-                lines.append(f"  {name:<14}{value:.3g}")
+                bounds = f"[{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
+                lines.append(f"  {name:<14}{value:<10.3g}{bounds}".rstrip())
         lines += self._serving()
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
@@ -129,17 +131,26 @@ def predict(
     around = surroundings(runs)
     proposed = proposed_shape(params, around) if shape else None
     cheapest = None if served is None else _deployment(source, budget, served)
-    rate = trend(points, points.learning_rate, budget)
-    batch = trend(points, points.batch_size, budget)
-    batch_size = None if batch is None else max(round(batch), 1)
+    interval = best.n_opt_interval(budget)
+    apart = {name: spacing(runs, name) for name in ("learning_rate", "batch_size")}
+    rate = trend(points, points.learning_rate, budget, spacing=apart["learning_rate"])
+    batch = trend(points, points.batch_size, budget, spacing=apart["batch_size"])
+    batch_size = None if batch is None else max(round(batch.value), 1)
     return Prediction(
         budget=budget,
-        params=_estimate(params, best.n_opt_interval(budget)),
+        params=_estimate(params, interval),
         tokens=_estimate(tokens, best.d_opt_interval(budget)),
         loss=None if source is None else _loss(source, params, tokens),
         shape=proposed,
-        learning_rate=rate,
+        shape_interval=(
+            (proposed_shape(interval[0], around), proposed_shape(interval[1], around))
+            if shape and np.isfinite(interval).all() and interval[0] > 1
+            else None
+        ),
+        learning_rate=rate.value if rate else None,
+        learning_rate_interval=_searched(rate, apart["learning_rate"]),
         batch_size=batch_size,
+        batch_size_interval=_searched(batch, apart["batch_size"]),
         approach=best.name,
         deployment=cheapest,
         deployment_shape=proposed_shape(cheapest.params, around) if shape and cheapest else None,
@@ -153,6 +164,11 @@ def predict(
 
 def _estimate(value: float, interval: Interval) -> Estimate:
     return Estimate(value=value, low=interval[0], high=interval[1])
+
+
+def _searched(found: Estimate | None, spacing: float) -> Interval | None:
+    """The interval of what was searched; what was given has none."""
+    return (found.low, found.high) if found and spacing else None
 
 
 def _loss_fit(fits: Fits) -> Fit | None:
@@ -205,36 +221,6 @@ def surroundings(runs: Runs) -> Surroundings:
         if name in largest.columns and largest[name].notna().all():
             known[place] = int(largest[name].iloc[0])
     return Surroundings(count=runs.count, vocab_size=known[0], context_length=known[1])
-
-
-def trend(points: Cells, values: Array, budget: float) -> float | None:
-    """A recipe number at `budget`, from the best cells near each budget's optimum.
-
-    A power law in the budget where its slope is significant (95 %), else the geometric mean: two
-    noisy budgets must not decide over five orders of magnitude.
-    """
-    known = np.isfinite(values) & (values > 0)
-    best = {p: points.params[points.profile == p][points.loss[points.profile == p].argmin()]
-            for p in np.unique(points.profile)}  # fmt: skip
-    center = np.array([best[p] for p in points.profile])
-    near = known & (np.abs(np.log(points.params / center)) < np.log(NEAR_OPTIMUM))
-    if not near.any():
-        return None
-    x, y = np.log(points.budget[near]), np.log(values[near])
-    slope = _significant_slope(x, y)
-    return float(np.exp(y.mean() + slope * (np.log(budget) - x.mean())))
-
-
-def _significant_slope(x: Array, y: Array) -> float:
-    """Least-squares slope, or 0 where its 95 % interval holds 0 or the fit leaves no freedom."""
-    if len(x) < 3 or np.ptp(x) < 0.1:
-        return 0.0
-    centered = x - x.mean()
-    power = centered @ centered
-    slope = float(y @ centered / power)
-    left = y - y.mean() - slope * centered
-    error = float(np.sqrt(left @ left / (len(x) - 2) / power))
-    return slope if abs(slope) > student.ppf(0.975, len(x) - 2) * error else 0.0
 
 
 def _warnings(

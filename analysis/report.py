@@ -6,6 +6,7 @@ write or to read. The sections are made in
 """
 
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -71,4 +72,10 @@ def _render(template: str, page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(page=page, stylesheet=stylesheet())
+    return environment.get_template(template).render(
+        page=page, stylesheet=stylesheet(), asset=_asset
+    )
+
+
+def _asset(name: str) -> str:
+    return files("analysis").joinpath("assets", name).read_text(encoding="utf-8").strip()

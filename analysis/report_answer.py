@@ -9,8 +9,8 @@ from analysis.comparison import Fits
 from analysis.laws import PUBLISHED
 from analysis.predict import Estimate, Prediction
 from analysis.report_page import NO_INTERVAL, REACH, Picture, Section, Story, Table, between, table
-from analysis.results import Fit, FitError
-from analysis.style import draw, svg
+from analysis.results import Fit, FitError, Interval
+from analysis.style import draw
 
 _SHOWN_ROWS = 8
 _SHOWN_POINTS = 12
@@ -57,18 +57,25 @@ def _allocation_table(asked: Prediction) -> Table:
     if asked.loss:
         rows.append(_row("held-out loss L, nat/token", asked.loss, wording.loss))
     if asked.learning_rate is not None:
-        rows.append(("peak learning rate η", wording.rate(asked.learning_rate), NO_INTERVAL))
+        interval = _given(asked.learning_rate_interval, wording.rate)
+        rows.append(("peak learning rate η", wording.rate(asked.learning_rate), interval))
     if asked.batch_size is not None:
-        rows.append(("batch size, sequences", str(asked.batch_size), NO_INTERVAL))
+        interval = _given(asked.batch_size_interval, wording.count)
+        rows.append(("batch size, sequences", str(asked.batch_size), interval))
     if asked.shape:
         shape = asked.shape
         words = (
             f"num_layers {shape.num_layers}, d_model {shape.d_model}, num_heads {shape.num_heads}, "
             f"d_ff {shape.d_ff}: {wording.count(shape.params)} parameters"
         )
-        rows.append(("shape", words, NO_INTERVAL))
+        ends = [f"{end.num_layers}x{end.d_model}" for end in asked.shape_interval or ()]
+        rows.append(("shape", words, " … ".join(dict.fromkeys(ends)) or NO_INTERVAL))
     caption = f"Allocation by the approach “{asked.approach}”"
     return table(caption, ("quantity", "value", "95 % interval"), rows)
+
+
+def _given(interval: Interval | None, word: Callable[[float], str]) -> str:
+    return between(interval, word) if interval else "given, not searched"
 
 
 def _row(name: str, estimate: Estimate, word: Callable[[float], str]) -> tuple[str, str, str]:
@@ -105,8 +112,9 @@ def _n_opt_picture(story: Story) -> Picture:
     best = story.fits.best
     figure = draw(lambda ax: figures.n_opt(story.runs, story.fits, ax, target=story.target))
     names = ", ".join(published.name for published in PUBLISHED)
-    return Picture(
-        svg=svg(figure, "n-opt"),
+    return Picture.of(
+        figure,
+        "n-opt",
         alt=(
             f"Compute-optimal parameters against compute, both logarithmic: a line of slope "
             f"{wording.exponent(best.a)} through {len(best.points)} points, with its interval, "
@@ -132,9 +140,10 @@ def certainty(story: Story) -> Section:
         key="certainty",
         title="How sure",
         text=(_choice(story),),
-        points=_brief([*_without_conventions(fits), *fits.warnings, *said]),
+        points=_brief([*_without_conventions(fits), *_unsaid(fits), *said]),
         tables=(
             _approaches(story, target),
+            *_skipped(fits),
             *_disagreement(story),
             *_validation(story),
             *_conventions(story.fits),
@@ -178,12 +187,33 @@ def _disagreement(story: Story) -> tuple[Table, ...]:
 
 
 def _approaches(story: Story, target: float) -> Table:
-    rows = [_approach_row(fit, target) for fit in story.fits.approaches]
+    tried = [fit for fit in story.fits.approaches if fit.status.state != "skipped"]
+    rows = [_approach_row(fit, target) for fit in tried]
     head = (
         "approach", "exponent a", "95 % interval",
         f"N_opt at {wording.flops(target)} FLOP", "95 % interval", "state",
     )  # fmt: skip
     return table("Every approach on the same runs", head, rows)
+
+
+def _skipped(fits: Fits) -> tuple[Table, ...]:
+    """Approaches that the runs cannot support, those of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for fit in fits.approaches:
+        if fit.status.state == "skipped":
+            reasons.setdefault(fit.status.reason, []).append(fit.name)
+    rows = [
+        (", ".join(names), textwrap.shorten(reason, _BRIEF, placeholder=" …"))
+        for reason, names in reasons.items()
+    ]
+    caption = "Approaches that these runs cannot support"
+    return (table(caption, ("skipped", "reason"), rows),) if rows else ()
+
+
+def _unsaid(fits: Fits) -> list[str]:
+    """What the fits warn of and no table of the section says already."""
+    said = {f"{fit.name}: {fit.status.reason}" for fit in fits.approaches}
+    return [warning for warning in fits.warnings if warning not in said]
 
 
 def _approach_row(fit: Fit, target: float) -> tuple[str, ...]:
@@ -248,8 +278,9 @@ def _disagreement_picture(story: Story, target: float) -> Picture:
     figure = draw(lambda ax: figures.disagreement(story.fits, ax, budget=target))
     found = [fit for fit in story.fits.approaches if fit.law is not None]
     values = [float(fit.n_opt(target)) for fit in found]
-    return Picture(
-        svg=svg(figure, "disagreement"),
+    return Picture.of(
+        figure,
+        "disagreement",
         alt=(
             f"Optimal parameters at {wording.flops(target)} FLOP by {len(found)} approaches, from "
             f"{wording.count(min(values))} to {wording.count(max(values))}, and by published laws."

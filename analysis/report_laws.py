@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
+
 from analysis import figures, wording
 from analysis.fit import Fits
+from analysis.laws import PUBLISHED, Law
 from analysis.profiles import METHODS
 from analysis.report_page import (
     NO_INTERVAL,
@@ -17,7 +20,7 @@ from analysis.report_page import (
     table,
 )
 from analysis.results import REPORTED_BUDGETS, Fit
-from analysis.style import draw, svg
+from analysis.style import draw
 
 _FAR = REPORTED_BUDGETS[-2:]
 _SHOWN_POINTS = 40
@@ -41,8 +44,9 @@ def isoflop(story: Story) -> Section | LeftOut:
         key="profiles",
         title=title,
         pictures=(
-            Picture(
-                svg=svg(figure, "profiles"),
+            Picture.of(
+                figure,
+                "profiles",
                 alt=f"Loss against parameters at budgets of {budgets} FLOP, a curve each.{where}",
                 caption=_profile_caption(story, fit),
             ),
@@ -86,23 +90,50 @@ def allocation(story: Story) -> Section | LeftOut:
         title=title,
         tables=(
             table("Optimum by the chosen fit; far from the runs, only arithmetic", head, rows),
+            _published(story),
             _power_laws(fits),
             *_points(fits),
             *_loss_powers(fits),
         ),
         pictures=(
-            Picture(
-                svg=svg(d_opt, "d-opt"),
+            Picture.of(
+                d_opt,
+                "d-opt",
                 alt=f"Compute-optimal tokens against compute: slope {wording.exponent(best.b)}.",
                 caption="Compute-optimal tokens: this fit with its 95 % band, and published laws.",
             ),
-            Picture(
-                svg=svg(frontier, "frontier"),
+            Picture.of(
+                frontier,
+                "frontier",
                 alt="Loss against compute: every run, and below them the lowest expected loss.",
                 caption="Loss against compute: grey, every completed run; blue, the best expected.",
             ),
         ),
     )
+
+
+def _published(story: Story) -> Table:
+    """The chosen fit beside laws that were printed, each by its own count of N."""
+    budget = story.target or float(story.runs.table["budget"].max())
+    best = story.fits.best
+    count = story.runs.count.replace("_", " ")
+    rows = [("this fit", _exponent(best.fitted), *_optimum(best.fitted, budget), count, best.name)]
+    rows += [
+        (law.name, _exponent(law.law), *_optimum(law.law, budget), law.counts.replace("_", " "),
+         law.source)
+        for law in PUBLISHED
+    ]  # fmt: skip
+    at = wording.flops(budget)
+    head = ("law", "exponent a", f"N_opt at {at}", f"D_opt at {at}", "N counts", "source")
+    return table("Beside published laws, of other data and tokenizers", head, rows)
+
+
+def _exponent(law: Law) -> str:
+    return wording.exponent(float(np.mean(law.a)))
+
+
+def _optimum(law: Law, budget: float) -> tuple[str, str]:
+    return wording.count(float(law.n_opt(budget))), wording.count(float(law.d_opt(budget)))
 
 
 def _power_laws(fits: Fits) -> Table:
@@ -180,15 +211,17 @@ def loss_law(story: Story) -> Section | LeftOut:
         text=(f"L(N, D) = E + (A/N^alpha + B/D^beta)^k, approach “{fit.name}”.{objective}",),
         tables=(table("Its parameters", ("letter", "value", "95 % interval"), rows),),
         pictures=(
-            Picture(
-                svg=svg(surface, "surface"),
+            Picture.of(
+                surface,
+                "surface",
                 alt="Contours of equal loss over parameters and tokens, with the runs as points "
                 "and the path of optimal allocation.",
                 caption="Contours of the fitted loss, nat/token; points are runs; orange, where it "
                 "crosses the figure, the compute-optimal path.",
             ),
-            Picture(
-                svg=svg(residuals, "residuals"),
+            Picture.of(
+                residuals,
+                "residuals",
                 alt="Distance of each point's loss from the law, in percent, against parameters.",
                 caption="What the law leaves unexplained; dark points are small budgets.",
             ),

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from analysis import interactive
 from analysis.fit import Fits
 from analysis.predict import Prediction
 from analysis.results import Interval
 from analysis.runs import Runs
+from analysis.style import svg
 
 NO_INTERVAL = "—"
 REACH = 1e3
@@ -29,6 +34,11 @@ class Story:
     def target(self) -> float | None:
         """The budget asked for, FLOP."""
         return self.prediction.budget if self.prediction else None
+
+    @property
+    def source(self) -> str:
+        """Name of the sweep's folder or of the table; not where it lies on this machine."""
+        return Path(self.runs.source).name or "runs"
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,22 @@ class Picture:
     svg: str
     alt: str
     caption: str
+    live: str = ""
+    """The same figure as JSON for Plotly; empty where there is nothing to point at."""
+    height: float = 0.0
+    """Height over width of the live figure."""
+
+    @classmethod
+    def of(
+        cls, figure: Figure, key: str, *, alt: str, caption: str, live: bool = True
+    ) -> "Picture":
+        """A drawn figure; `key` keeps its ids apart from other figures' on the page."""
+        still = svg(figure, key)
+        width, height = figure.get_size_inches()
+        return cls(
+            svg=still, alt=alt, caption=caption, live=interactive.spec(figure) if live else "",
+            height=float(height / width),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +115,11 @@ class Page:
     title: str
     sections: tuple[Section, ...]
     left_out: tuple[LeftOut, ...]
+
+    @property
+    def live(self) -> bool:
+        """Whether any figure answers the pointer."""
+        return any(picture.live for section in self.sections for picture in section.pictures)
 
 
 def between(interval: Interval, word: Callable[[float], str]) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import figures_runs, wording
 from analysis.report_page import Cell, LeftOut, Picture, Section, Story, Table, table
-from analysis.style import draw, draw_grid, svg
+from analysis.style import draw, draw_grid
 
 
 def rates(story: Story) -> Section | LeftOut:
@@ -36,8 +36,9 @@ def rates(story: Story) -> Section | LeftOut:
         title=title,
         text=(f"The best rates of all sizes and budgets span {span}.",),
         pictures=(
-            Picture(
-                svg=svg(figure, "rates"),
+            Picture.of(
+                figure,
+                "rates",
                 alt=f"Loss above each size's best against learning rate, one panel a budget; best "
                 f"rates from {span}.",
                 caption="What a wrong rate costs: completed runs, a line a size, dark is small; "
@@ -59,8 +60,9 @@ def curves(story: Story) -> Section | LeftOut:
         key="curves",
         title=title,
         pictures=(
-            Picture(
-                svg=svg(figure, "curves"),
+            Picture.of(
+                figure,
+                "curves",
                 alt="Held-out loss against FLOPs spent, a falling line a trial, a color a budget.",
                 caption="Held-out loss on the way, every trial; a line that ends early was pruned.",
             ),
@@ -89,10 +91,12 @@ def pruning(story: Story) -> Section | LeftOut:
         title=title,
         text=(words,),
         pictures=(
-            Picture(
-                svg=svg(figure, "pruning"),
+            Picture.of(
+                figure,
+                "pruning",
                 alt=words,
                 caption="Where each budget's compute went: completed, stopped, not spent.",
+                live=False,  # three bars, each said in words
             ),
         ),
     )
@@ -133,7 +137,7 @@ def trials(story: Story) -> Section:
         cells = [_cell(row[name], word) for name, _, word in shown]
         rows.append((Cell(str(number), number), *cells))
     head = ("row", *(heading for _, heading, _ in shown))
-    caption = f"{len(rows)} rows of {story.runs.source}"
+    caption = f"{len(rows)} rows of {story.source}"
     every = Table(caption=caption, head=head, rows=tuple(rows), sortable=True)
     return Section(key="trials", title="Every trial", tables=(every,))
 
@@ -161,7 +165,7 @@ def provenance(story: Story) -> Section:
     return Section(
         key="provenance",
         title="How it was run",
-        tables=(table(f"Read from {story.runs.source}", ("what", "value"), rows),),
+        tables=(table(f"Read from {story.source}", ("what", "value"), rows),),
     )
 
 

@@ -205,9 +205,14 @@ def svg(figure: Figure, prefix: str) -> str:
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'href="#', f'href="#{prefix}-', text)
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
+    return themed(text).replace("<svg ", '<svg aria-hidden="true" ', 1).strip()
+
+
+def themed(text: str) -> str:
+    """`text` with each light color of the palette as the CSS variable that serves both pages."""
     for color in PALETTE:
         text = text.replace(color.light, f"var(--{color.name})")
-    return text.replace("<svg ", '<svg aria-hidden="true" ', 1).strip()
+    return text
 
 
 def stylesheet() -> str:

@@ -102,7 +102,12 @@ def prediction(budget=1e13):
         tokens=Estimate(value=15.2e6, low=12.1e6, high=17.3e6),
         loss=Estimate(value=1.311, low=1.287, high=1.335),
         shape=ProposedShape(d_model=64, num_layers=2, num_heads=4, d_ff=256, params=114_688),
-        learning_rate=0.021, batch_size=8, approach="parabola",
+        shape_interval=tuple(
+            ProposedShape(d_model=width, num_layers=2, num_heads=1, d_ff=4 * width, params=1)
+            for width in (56, 72)
+        ),
+        learning_rate=0.021, learning_rate_interval=(0.015, 0.03), batch_size=8,
+        approach="parabola",
         warnings=("the budget lies 33 times beyond the largest that was run",),
     )  # fmt: skip
 

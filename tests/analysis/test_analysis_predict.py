@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.cells import cells
 from analysis.comparison import Fits
 from analysis.conventions import compared, exponents
 from analysis.fit import fit
@@ -17,6 +18,7 @@ from analysis.proposal import Surroundings, proposed_shape
 from analysis.results import FitError
 from analysis.runs import Runs, RunTableError
 from analysis.simulate import Tuning, simulate
+from analysis.trend import trend
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,8 @@ def test_the_json_of_a_prediction(tuned_runs, fits):
     record = json.loads(json.dumps(predict(tuned_runs, fits, 5e12).to_dict(), allow_nan=False))
     assert set(record) == {
         "budget", "params", "tokens", "loss", "shape", "learning_rate", "batch_size", "approach",
-        "warnings", "deployment", "deployment_shape",
+        "warnings", "deployment", "deployment_shape", "shape_interval", "learning_rate_interval",
+        "batch_size_interval",
     }  # fmt: skip
     assert set(record["shape"]) == {"d_model", "num_layers", "num_heads", "d_ff", "params"}
     assert set(record["params"]) == {"value", "low", "high"}
@@ -192,3 +195,26 @@ def test_a_rate_scaled_by_width_says_so(tuned_runs, fits):
     (line,) = [warning for warning in said.warnings if "mup" in warning]
     assert f"16 / {said.shape.d_model} = {16 / said.shape.d_model:.3g} times it" in line
     assert not any("mup" in warning for warning in predict(tuned_runs, fits, 1e20).warnings)
+
+
+def test_every_part_of_the_answer_has_an_interval(tuned_runs, fits):
+    said = predict(tuned_runs, fits, 5e12)
+    low, high = said.learning_rate_interval
+    assert low < said.learning_rate < high
+    assert high / low >= 2  # the rates tried lie a factor of two apart
+    assert said.batch_size_interval is None  # not searched
+    small, large = said.shape_interval
+    assert small.params <= said.shape.params <= large.params
+    assert f"[{low:.3g}, {high:.3g}]" in said.summary()
+
+
+def test_a_rate_s_interval_holds_the_truth(truth):
+    """Cells whose best rates scatter by half an octave: the mean's interval covers at its level."""
+    rng = np.random.default_rng(3)
+    table = simulate(truth, np.geomspace(1e10, 1e13, 4), np.geomspace(3e3, 1e6, 12))
+    points, inside = cells(Runs.of(table)), 0
+    for _ in range(200):
+        values = 0.02 * np.exp(rng.normal(0, 0.35, len(points)))
+        found = trend(points, values, 1e13)
+        inside += found.low < 0.02 < found.high
+    assert inside / 200 == pytest.approx(0.95, abs=0.04)
