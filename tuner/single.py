@@ -19,6 +19,7 @@ from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
 from tuner.config import ConfigError, Sweep
 from tuner.probing import find
+from tuner.reports import affordable, report_steps
 from tuner.sections import NAMED_SIZES, Explore
 from tuner.slot import Slot
 from tuner.space import Question, Trial
@@ -28,8 +29,6 @@ ASKED = "asked.json"
 TOKENIZER = "tokenizer.txt"
 SLOT = "slot.json"
 TENSORBOARD = "tensorboard"
-EVALUATION_SHARE = 0.05
-"""Of training's FLOPs that evaluation may take where nobody says how often to report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,8 @@ def task(
             f"--budget {budget:g}: {trial.tokens:,} tokens, {sweep.data.source} has "
             f"{once:,}; lower it, or -s data.allow_repeats=true"
         )
-    steps = _report_steps(trial, reports or _affordable(trial, sweep.data.held_out_tokens))
+    count = reports or affordable(trial, sweep.data.held_out_tokens)
+    steps = report_steps(trial, count)
     return Task(sweep=sweep, corpus=corpus, folder=folder, trial=replace(trial, report_steps=steps))
 
 
@@ -142,17 +142,6 @@ def _size(text: str) -> space.Size:
         names = ", ".join(NAMED_SIZES)
         raise ConfigError(f"--size {text}: expected layers and width, as 2x32, or one of {names}")
     return int(layers), int(width)
-
-
-def _affordable(trial: Trial, held_out_tokens: int) -> int:
-    """Reports whose evaluations, a forward pass each, keep to their share; 4 at least."""
-    count = EVALUATION_SHARE * 3 * trial.tokens / held_out_tokens
-    return min(100, max(4, round(count)))
-
-
-def _report_steps(trial: Trial, reports: int) -> tuple[int, ...]:
-    steps = {-(-trial.steps * number // reports) for number in range(1, reports + 1)}
-    return tuple(sorted(steps))
 
 
 @contextmanager
