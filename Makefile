@@ -50,4 +50,4 @@ $(VENV)/.sweep: pyproject.toml
 	$(call install,sweep)
 
 $(VENV)/.dev: pyproject.toml
-	$(call install,$(strip sweep,dev))
+	$(call install,$(strip sweep,serve,dev))

@@ -11,7 +11,7 @@ import pytest
 from tuner.config import parse
 
 ROOMS = ["analysis", "data", "model", "tuner"]
-READMES = ["README.md", *(f"{room}/README.md" for room in ROOMS)]
+READMES = ["README.md", *(f"{room}/README.md" for room in ROOMS), "cluster/service/README.md"]
 
 
 def blocks(root, language):

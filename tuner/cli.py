@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner import cli_models
+from tuner import cli_models, cli_serve
 from tuner.mistakes import INCOMPLETE, INTERRUPTED, REFUSED, check_names, storage_trouble, told
 from tuner.terminal import AsJson, Settings, SweepFile, out, positive, print_json, talk
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_models.data_app, name="data")
+app.add_typer(cli_serve.serve_app, name="serve")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")]
 RunTable = Annotated[

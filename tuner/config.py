@@ -205,7 +205,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Sweep:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     for setting in settings:
-        _lay_over(table, setting)
+        lay_over(table, setting)
     return parse(table, place=path.name)
 
 
@@ -221,7 +221,12 @@ def parse(table: dict[str, Any], *, place: str) -> Sweep:
         raise ConfigError("\n".join(faults.told(Sweep, place, error))) from None
 
 
-def _lay_over(table: dict[str, Any], setting: str) -> None:
+def lay_over(table: dict[str, Any], setting: str) -> None:
+    """Put a `key=value` setting into a table read from TOML.
+
+    Raises:
+        ConfigError: it is no setting, or its section is a value.
+    """
     key, separator, text = setting.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"-s {setting}: expected key=value, e.g. -s search.trials=5")

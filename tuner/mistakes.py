@@ -32,7 +32,7 @@ def told() -> Iterator[None]:
 def check_names() -> None:
     """Make sure that the folders with common names are ours, and say whose they are if not."""
     home = Path(__file__).resolve().parent.parent
-    for name in ("analysis", "data", "model", "tuner"):
+    for name in ("analysis", "cluster", "data", "model", "tuner"):
         spec = find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or origin.parent != home / name:

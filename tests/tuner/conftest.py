@@ -60,13 +60,3 @@ def local_ray(tmp_path_factory):
     )
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory):
-    """A folder of text: enough for trials of a second."""
-    folder = tmp_path_factory.mktemp("text")
-    for number in range(200):
-        words = (f"{(number * 7919 + n * n) % 977} is a number, {n} counts." for n in range(60))
-        (folder / f"{number}.txt").write_text("\n".join(words))
-    return folder

@@ -1,0 +1,1 @@
+"""Ray clusters, and the training API that runs on them."""

@@ -1,0 +1,129 @@
+"""The service on Ray Serve: stateless replicas, one runner, on a laptop and a cluster alike."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from filelock import FileLock, Timeout
+from ray import serve
+from ray.serve.api import RunTarget
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+
+from cluster.service import api
+from cluster.service.executors import RayTasks, Threads
+from cluster.service.runner import Runner
+from cluster.service.state import State
+from tuner.config import ConfigError
+
+HEAD = {"node:__internal_head__": 0.001}
+"""Where the ledger's file lies: SQLite's log is shared memory of one machine."""
+AT_ONCE = 10_000
+"""Requests that a replica holds: each that waits for a training is one."""
+
+
+class Trainer:
+    """The one runner of a service."""
+
+    def __init__(self, state: State) -> None:
+        executor = RayTasks(state) if state.settings.backend == "train" else Threads(state)
+        self.runner = Runner(state, executor)
+        self.runner.start()
+
+    def check_health(self) -> None:
+        """Let Serve start another runner where this one has stopped.
+
+        Raises:
+            RuntimeError: it has.
+        """
+        if self.runner.error is not None:
+            raise RuntimeError("the runner stopped") from self.runner.error
+
+
+def deploy(state: State, *, replicas: int = 1) -> None:
+    """Put the service on the Ray that runs; returns when it answers."""
+    quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    actor = {"num_cpus": 0, "resources": HEAD}
+
+    def front() -> FastAPI:
+        return api.build(state, replicas=replicas)
+
+    answering = serve.deployment(
+        name="front", num_replicas=replicas, max_ongoing_requests=AT_ONCE,
+        ray_actor_options=actor, logging_config=quiet,
+    )(serve.ingress(front)())  # fmt: skip
+    training = serve.deployment(
+        name="trainer", num_replicas=1, ray_actor_options=actor, logging_config=quiet
+    )(Trainer)
+    serve.run_many(
+        [
+            RunTarget(training.bind(state), name="trainer", route_prefix=None),
+            RunTarget(answering.bind(), name="front", route_prefix="/"),
+        ]
+    )
+
+
+def run(
+    state: State, *, host: str, port: int, replicas: int, address: str | None = None
+) -> Iterator[str]:
+    """Serve until a signal comes; yields the base URL once it answers.
+
+    Raises:
+        ConfigError: another process serves this folder.
+    """
+    with _alone(state.folder), _ray(address):
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port)
+        )
+        deploy(state, replicas=replicas)
+        over = _signaled()
+        yield f"http://{host}:{port}"
+        while not over.wait(1):
+            pass
+        serve.shutdown()
+
+
+def _signaled() -> threading.Event:
+    """Set once somebody wants us to end. To be called last: Ray sets handlers of its own."""
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    return over
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"{folder}: another process serves from this folder") from None
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """The Ray at `address`, or one of our own on loopback."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    # "local", not None: that would join any Ray that somebody runs on this machine.
+    ray.init(
+        address=address or "local",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({} if address else own),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

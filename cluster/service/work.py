@@ -1,0 +1,59 @@
+"""One run from its configuration to its answer, wherever that is computed."""
+
+import math
+
+from cluster.service import configuration
+from cluster.service.configuration import Configuration
+from cluster.service.records import Answer, Run
+from cluster.service.state import State
+from tuner.attempt import attempt, began
+from tuner.backends import contract
+from tuner.backends.contract import OutOfMemoryError
+from tuner.space import Trial
+
+
+def answer(state: State, asked: Configuration, attempts: int) -> Answer:
+    """Answer a configuration, from its checkpoint if there is one.
+
+    Args:
+        state: of the service.
+        asked: what.
+        attempts: times it was started, this one included.
+
+    Raises:
+        FinalError: no attempt will do better.
+        AttemptError: this one ended, another may not.
+    """
+    trial = trial_of(state, asked)
+    micro_batch_size = None
+    while True:
+        try:
+            return _answer(state, asked, trial, attempts, micro_batch_size)
+        except OutOfMemoryError as error:
+            if error.micro_batch_size == 1:
+                raise
+            micro_batch_size = error.micro_batch_size // 2
+
+
+def _answer(
+    state: State, asked: Configuration, trial: Trial, attempts: int, micro_batch_size: int | None
+) -> Answer:
+    run = contract.start(state.job, trial, attempt=attempts, micro_batch_size=micro_batch_size)
+    trains = state.settings.backend == "train"
+    reports = list(attempt(run, state.checkpoint(asked)) if trains else run)
+    return Answer(loss=reports[-1].loss, by=run.device)
+
+
+def trial_of(state: State, asked: Configuration) -> Trial:
+    """The trial that answers a configuration which was accepted."""
+    settled = state.settled
+    return configuration.trial(state.settings, asked, settled.vocab_size, settled.most_tokens)
+
+
+def spent(state: State, run: Run) -> int:
+    """FLOP to charge for a run that is stopped now: what was asked, up to its next report."""
+    trial = trial_of(state, run.configuration)
+    reached = began(state.checkpoint(run.configuration))
+    if reached >= trial.steps:
+        return run.flops
+    return math.ceil(run.flops * trial.next_report(reached) / trial.steps)

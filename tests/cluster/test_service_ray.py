@@ -1,0 +1,161 @@
+"""`isoflop serve` as a person starts it, on Ray Serve, training for real; and its keys."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import requests
+from course_client import CourseClient
+from serving import COURSE, KEY, serving
+from typer.testing import CliRunner
+
+from cluster.service import work
+from cluster.service.configuration import Configuration
+from cluster.service.settings import load
+from cluster.service.state import prepare
+from tuner.cli import app
+from tuner.config import ConfigError
+
+SMALL = {
+    "d_model": 16, "num_layers": 1, "num_heads": 2, "batch_size": 4, "learning_rate": 0.01,
+    "train_flops": 3 * 10**9,
+}  # fmt: skip
+LONG = SMALL | {"d_model": 32, "train_flops": 10**11}
+
+
+class Served:
+    """`isoflop serve` in a process group of its own."""
+
+    def __init__(self, folder, port, *arguments):
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = folder.parent / f"{time.monotonic_ns()}.log"
+        # Short, since sockets lie in it; apart, so that every line Ray writes can be read.
+        self.ray = Path(tempfile.mkdtemp(prefix="isoflop"))
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tuner.cli", "serve", "--dir", str(folder),
+                 "--port", str(port), *arguments],
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "RAY_TMPDIR": str(self.ray)},
+            )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while "serving http" not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def kill(self):
+        """What a power cut does to the server: no goodbye."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._forget()
+
+    def end(self):
+        """What a person does."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        found = [
+            path for path in [self.log, *self.ray.rglob("*")]
+            if path.is_file() and _tells(path.read_bytes())
+        ]  # fmt: skip
+        self._forget()
+        return code, found
+
+    def _forget(self):
+        shutil.rmtree(self.ray, ignore_errors=True)
+
+
+def _tells(content):
+    """Whether a file holds a key."""
+    return any(text.encode() in content for text in (KEY, quote(KEY), quote(KEY, safe="")))
+
+
+@pytest.fixture
+def port(tmp_path):
+    with serving(tmp_path / "port") as (url, _):
+        return int(url.rpartition(":")[2])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_it_trains_is_killed_goes_on_and_tells_nobody_the_key(text, tmp_path, port):
+    folder, laid = tmp_path / "service", ["data.source=" + str(text), "data.held_out_tokens=2048"]
+    arguments = ["--config", "cpu", "--key", KEY, *(part for s in laid for part in ("-s", s))]
+    served = Served(folder, port, *arguments)
+    client = CourseClient(served.url, KEY)
+    answer = client.loss(**SMALL)
+    assert answer.status_code == 200, answer.text
+    assert 0 < answer.json()["loss"] < 5.5  # ln 256: an untrained model's
+    refused = client.loss(**SMALL | {"num_heads": 3})
+    assert refused.status_code == 404
+    assert refused.json()["message"].startswith("d_model must be a multiple of num_heads")
+    long = requests.post(f"{served.url}/runs?api_key={quote(KEY)}", json=LONG, timeout=60)
+    assert long.status_code == 202
+    state = prepare(load("cpu", laid), folder)
+    checkpoint = state.checkpoint(Configuration(**LONG))
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    served.kill()
+
+    served = Served(folder, port, *arguments)
+    assert client.loss(**SMALL).json() == answer.json()
+    loss = client.loss(**LONG).json()
+    assert loss["total_flops_used"] == SMALL["train_flops"] + LONG["train_flops"]
+    run = requests.get(
+        f"{served.url}/runs/{long.json()['id']}", headers={"X-API-Key": KEY}, timeout=60
+    ).json()
+    assert (run["loss"], run["attempts"]) == (loss["loss"], 2)
+    assert served.end() == (0, [])
+
+    alone = prepare(load("cpu", laid), tmp_path / "alone")
+    undisturbed = work.answer(alone, Configuration(**LONG), 1)
+    assert undisturbed.loss == loss["loss"]
+
+
+def keys(folder, *arguments):
+    return CliRunner().invoke(app, ["serve", "keys", *arguments, "--dir", str(folder)])
+
+
+def test_keys_are_added_listed_and_revoked(tmp_path):
+    folder = tmp_path / "service"
+    key = keys(folder, "add", "ada").stdout.strip()
+    assert len(key) == 43
+    assert keys(folder, "add", "bob", "--key", "a b+c", "--budget", "1e16").stdout == "a b+c\n"
+    with serving(folder) as (url, _):
+        assert CourseClient(url, key).loss(**COURSE).status_code == 200
+        assert CourseClient(url, "a b+c").loss(**COURSE).status_code == 200
+        assert CourseClient(url, "a b+c").loss(**COURSE | {"d_model": 64}).status_code == 422
+        listed = keys(folder, "list").stdout
+        assert "ada                  1e+16 FLOP charged" in listed
+        assert key not in listed
+        assert keys(folder, "revoke", "ada").exit_code == 0
+        refused = CourseClient(url, key).loss(**COURSE)
+        assert refused.json()["message"].startswith("Invalid API key provided")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["keys", "revoke", "nobody"], "nobody: no key of that name is in use"),
+        (["keys", "add", "x", "--key", ""], "--key: is empty; leave it out for a random one"),
+        (["--config", "none.toml"], "none.toml: no such file. Ready ones are course and cpu"),
+        (["-s", "limits.queud=3"], "course.toml: unknown key `limits.queud`. Did you mean"),
+        (["--backend", "replay"], "course.toml: replay.table: missing. Add it"),
+        (["--dir", "/proc/nowhere"], "/proc/nowhere: cannot be written to"),
+    ],
+)
+def test_wrong_keys_and_settings_are_told_in_a_line(tmp_path, arguments, told):
+    place = [] if "--dir" in arguments else ["--dir", str(tmp_path)]
+    with pytest.raises(ConfigError) as caught:
+        CliRunner().invoke(app, ["serve", *arguments, *place], catch_exceptions=False)
+    assert str(caught.value).startswith(told)
+    assert len(str(caught.value).splitlines()) == 1
