@@ -1,16 +1,20 @@
 """Where runs are computed: threads for what is known at once, Ray tasks for what is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.service import work
 from cluster.service.records import Answer, Run
 from cluster.service.state import State
+from tuner.slot import Slot
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+SLOT = "slot"
+"""Fact that says how runs are computed."""
 Outcome = tuple[Run, Answer | BaseException]
 
 
@@ -31,7 +35,7 @@ class Threads:
 
     def start(self, run: Run) -> None:
         """Begin a run."""
-        future = self._pool.submit(work.answer, self.state, run.configuration, run.attempts)
+        future = self._pool.submit(work.answer, self.state, Slot(), run.configuration, run.attempts)
         self._runs[run.id] = run, future
 
     def ended(self) -> Sequence[Outcome]:
@@ -53,11 +57,11 @@ class RayTasks:
         import ray  # noqa: PLC0415  laws and records need none
 
         resources = state.settings.resources
+        where = {"num_cpus": resources.cpus_per_trial, "num_gpus": resources.gpus_per_trial}
         self.state = ray.put(state)
         self.resources = resources
-        self._task = ray.remote(
-            num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=0
-        )(work.answer)
+        self.slot = _slot(state, lambda: ray.get(ray.remote(**where)(_found).remote(state)))
+        self._task = ray.remote(max_retries=0, **where)(work.answer)
         self._runs: dict[ObjectRef[Answer], Run] = {}
 
     def has_room(self) -> bool:
@@ -73,7 +77,7 @@ class RayTasks:
 
     def start(self, run: Run) -> None:
         """Begin a run."""
-        reference = self._task.remote(self.state, run.configuration, run.attempts)
+        reference = self._task.remote(self.state, self.slot, run.configuration, run.attempts)
         self._runs[reference] = run
 
     def ended(self) -> Sequence[Outcome]:
@@ -92,6 +96,24 @@ class RayTasks:
         for reference in [ref for ref, known in self._runs.items() if known.id == run.id]:
             del self._runs[reference]
             ray.cancel(reference, force=True)
+
+
+def _slot(state: State, find: Callable[[], Slot]) -> Slot:
+    """How runs are computed: found once a service, where they will run."""
+    ledger = state.ledger()
+    text = ledger.fact(SLOT)
+    if text is None:
+        text = find().to_json()
+        ledger.write_fact(SLOT, text)
+    ledger.close()
+    return Slot.from_json(text)
+
+
+def _found(state: State) -> Slot:
+    from tuner.probing import find  # noqa: PLC0415  needs torch
+
+    settled = state.settled
+    return find(state.settings.sweep, settled.vocab_size, Path(settled.corpus))
 
 
 def _outcome(reference: "ObjectRef[Answer]") -> Answer | BaseException:

@@ -1,5 +1,6 @@
 """Settings: what the person who starts a service writes in TOML. Needs neither torch nor ray."""
 
+import math
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -57,6 +58,12 @@ class Ranges(Section):
             raise ValueError(f"lowest first: [{limits[1]:g}, {limits[0]:g}]")
         return limits
 
+    @property
+    def middle(self) -> tuple[int, int]:
+        """(num_layers, d_model) in the middle of what may be asked, a power of two wide."""
+        layers, width = (math.sqrt(low * high) for low, high in (self.num_layers, self.d_model))
+        return max(1, round(layers)), 2 ** round(math.log2(width))
+
 
 class Limits(Section):
     """What keeps one person from taking everything."""
@@ -99,13 +106,19 @@ class Settings(Section):
 
     @property
     def sweep(self) -> Sweep:
-        """The sweep whose trials answer."""
-        shared = ("name", "backend", "seed", "convention", "data", "training", "resources")
+        """The sweep whose trials answer: nothing is searched, cut or added.
+
+        Its ladder is for the probe of speed alone: the smallest size allowed, and the middle one.
+        """
+        shared = ("name", "backend", "seed", "convention", "data", "resources")
+        ranges = self.ranges
+        sizes = {(ranges.num_layers[0], ranges.d_model[0]), ranges.middle}
         return Sweep(
             **{name: getattr(self, name) for name in (*shared, "law", "replay")},
             budgets=tuple(map(float, self.ranges.train_flops)),
-            shapes=self.shapes,
-            search=Search(trials=1),
+            shapes=self.shapes.model_copy(update={"ladder": tuple(sorted(sizes))}),
+            training=self.training.model_copy(update={"batch_size": ranges.batch_size[0]}),
+            search=Search(trials=1, learning_rate=ranges.learning_rate),
             pruning=Pruning(enabled=False, rungs=()),
         )
 

@@ -12,6 +12,7 @@ from data.corpus import Corpus
 from tuner import corpora, plan
 from tuner.backends.contract import Job
 from tuner.config import ConfigError
+from tuner.slot import Slot
 
 LEDGER = "service.db"
 
@@ -44,19 +45,23 @@ class State:
         """A connection of one's own to the record."""
         return Ledger(self.folder / LEDGER)
 
-    @property
-    def job(self) -> Job:
-        """What a backend is told besides the trial."""
+    def job(self, slot: Slot) -> Job:
+        """What a backend is told besides the trial, where `slot` is what it runs on."""
         settled = self.settled
         return Job(
             sweep=self.settings.sweep, vocab_size=settled.vocab_size,
             corpus=Path(settled.corpus) if settled.corpus else None,
-            checkpoints=self.folder / "checkpoints", peak_flops=0.0,
+            checkpoints=self.checkpoints, slot=slot,
         )  # fmt: skip
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where trainings keep their state."""
+        return self.folder / "checkpoints"
 
     def checkpoint(self, asked: Configuration) -> Path:
         """Where the training of a configuration keeps its state, whoever asked for it."""
-        return self.job.checkpoints / f"{asked.digest}.pickle"
+        return self.checkpoints / f"{asked.digest}.pickle"
 
 
 def prepare(settings: Settings, folder: Path) -> State:

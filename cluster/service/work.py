@@ -9,14 +9,16 @@ from cluster.service.state import State
 from tuner.attempt import attempt, began
 from tuner.backends import contract
 from tuner.backends.contract import OutOfMemoryError
+from tuner.slot import Slot
 from tuner.space import Trial
 
 
-def answer(state: State, asked: Configuration, attempts: int) -> Answer:
+def answer(state: State, slot: Slot, asked: Configuration, attempts: int) -> Answer:
     """Answer a configuration, from its checkpoint if there is one.
 
     Args:
         state: of the service.
+        slot: what it is computed on, and how.
         asked: what.
         attempts: times it was started, this one included.
 
@@ -24,24 +26,17 @@ def answer(state: State, asked: Configuration, attempts: int) -> Answer:
         FinalError: no attempt will do better.
         AttemptError: this one ended, another may not.
     """
-    trial = trial_of(state, asked)
-    micro_batch_size = None
+    job, trial = state.job(slot), trial_of(state, asked)
+    trains, micro_batch_size = state.settings.backend == "train", None
     while True:
         try:
-            return _answer(state, asked, trial, attempts, micro_batch_size)
+            run = contract.start(job, trial, attempt=attempts, micro_batch_size=micro_batch_size)
+            reports = list(attempt(run, state.checkpoint(asked)) if trains else run)
+            return Answer(loss=reports[-1].loss, by=run.device)
         except OutOfMemoryError as error:
             if error.micro_batch_size == 1:
                 raise
             micro_batch_size = error.micro_batch_size // 2
-
-
-def _answer(
-    state: State, asked: Configuration, trial: Trial, attempts: int, micro_batch_size: int | None
-) -> Answer:
-    run = contract.start(state.job, trial, attempt=attempts, micro_batch_size=micro_batch_size)
-    trains = state.settings.backend == "train"
-    reports = list(attempt(run, state.checkpoint(asked)) if trains else run)
-    return Answer(loss=reports[-1].loss, by=run.device)
 
 
 def trial_of(state: State, asked: Configuration) -> Trial:

@@ -22,6 +22,7 @@ from cluster.service.settings import load
 from cluster.service.state import prepare
 from tuner.cli import app
 from tuner.config import ConfigError
+from tuner.slot import Slot
 
 SMALL = {
     "d_model": 16, "num_layers": 1, "num_heads": 2, "batch_size": 4, "learning_rate": 0.01,
@@ -117,7 +118,8 @@ def test_it_trains_is_killed_goes_on_and_tells_nobody_the_key(text, tmp_path, po
     assert served.end() == (0, [])
 
     alone = prepare(load("cpu", laid), tmp_path / "alone")
-    undisturbed = work.answer(alone, Configuration(**LONG), 1)
+    slot = Slot.from_json(state.ledger().fact("slot"))
+    undisturbed = work.answer(alone, slot, Configuration(**LONG), 1)
     assert undisturbed.loss == loss["loss"]
 
 
