@@ -38,12 +38,6 @@ def write_pretrained(
     new = folder / f"{CONFIG}.new"
     new.write_text(json.dumps(config, indent=2) + "\n")
     new.replace(folder / CONFIG)
-    write_weights(folder, weights)
-
-
-def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write `weights` alone to `folder`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     new = folder / f"{WEIGHTS}.new"
     # Cloned: weights that are views of one buffer would each drag the whole of it into the file.
     torch.save({name: weight.cpu().clone() for name, weight in weights.items()}, new)

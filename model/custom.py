@@ -5,6 +5,7 @@ Its weights and FLOPs are counted on tensors without content, so that no size ta
 
 import hashlib
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -17,10 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.checkpoint import CONFIG, read_pretrained, write_pretrained
 from model.parametrization import groups
 from model.shape import CountedShape, Counts, Shape
 
 Build = Callable[[Shape], nn.Module]
+
+MODEL = "model"
+"""Key of the reference in a saved model's configuration."""
 
 
 class ModelError(Exception):
@@ -70,6 +75,36 @@ def build(reference: str, shape: Shape, seed: int) -> nn.Module:
         module = _built(reference, shape)
     _check_causal(reference, module, shape)
     return module
+
+
+def save(reference: str, shape: Shape, module: nn.Module, folder: Path) -> None:
+    """Write `module`, built for `shape`, to `folder`: `load` finds it again."""
+    write_pretrained(folder, {MODEL: reference, "shape": vars(shape)}, module.state_dict())
+
+
+def load(folder: Path) -> tuple[nn.Module, Shape]:
+    """The module that `save` wrote, and the shape it was built for.
+
+    Raises:
+        FileNotFoundError: the folder is not complete.
+        ModelError: its code cannot be found or built, or makes another module now.
+    """
+    config, weights = read_pretrained(folder)
+    shape = Shape(**config["shape"])
+    module = build(config[MODEL], shape, 0)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{config[MODEL]}: makes another module than the one saved: {_told(error)}"
+        ) from error
+    return module, shape
+
+
+def saved(folder: Path) -> bool:
+    """Whether `folder` holds a model of one's own rather than the shipped decoder."""
+    config = folder / CONFIG
+    return config.is_file() and MODEL in json.loads(config.read_text())
 
 
 @cache

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from model.cache import Memory, Remembers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -76,13 +78,17 @@ def generate(
     room = rows[0].new_zeros(len(rows), max_new_tokens)
     tokens = torch.cat((pad_sequence(rows, batch_first=True), room), dim=1)
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    logits_behind = (
+        Remembering(model, context_length)
+        if isinstance(model, Remembers)
+        else Windows(model, context_length)
+    )
     training = model.training
     model.eval()
     new = 0
     try:
         while new < max_new_tokens and not ended.all():
-            logits = _last_logits(model, tokens, asked + new, context_length)
-            token = _sample(logits, sampling, generator)
+            token = _sample(logits_behind(tokens, asked + new), sampling, generator)
             if eos_token_id is not None:
                 token = token.masked_fill(ended, eos_token_id)
                 ended |= token == eos_token_id
@@ -93,13 +99,54 @@ def generate(
     return tokens.gather(1, asked[:, None] + torch.arange(new, device=device))
 
 
-def _last_logits(model: nn.Module, tokens: Tensor, lengths: Tensor, context_length: int) -> Tensor:
-    """Logits (batch, vocab_size) behind the first `lengths` (batch,) of each row of `tokens`."""
-    width = min(int(lengths.max()), context_length)
-    starts = (lengths - width).clamp(min=0)
-    window = tokens.gather(1, starts[:, None] + torch.arange(width, device=tokens.device))
-    batch = torch.arange(len(tokens), device=tokens.device)
-    return model(window)[batch, lengths - starts - 1]
+class Windows:
+    """Logits behind each row of tokens, from the last of them that fit in the context."""
+
+    def __init__(self, model: nn.Module, context_length: int) -> None:
+        self.model, self.context_length = model, context_length
+
+    def __call__(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (batch, vocab_size) behind the first `lengths` (batch,) tokens of each row."""
+        width = min(int(lengths.max()), self.context_length)
+        starts = (lengths - width).clamp(min=0)
+        window = tokens.gather(1, starts[:, None] + torch.arange(width, device=tokens.device))
+        batch = torch.arange(len(tokens), device=tokens.device)
+        return self.model(window)[batch, lengths - starts - 1]
+
+
+class Remembering:
+    """The same from a model that remembers: of each row, only what is new is read.
+
+    Once a row is longer than the context every token stands elsewhere, so that nothing remembered
+    of it holds: it is read in windows.
+    """
+
+    def __init__(self, model: Remembers, context_length: int) -> None:
+        self.model, self.context_length = model, context_length
+        self.windows = Windows(model, context_length)
+        self.memory: Sequence[Memory] | None = None
+
+    def __call__(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """See `Windows`; `lengths` grow by one with every call."""
+        past = lengths > self.context_length
+        if past.all():
+            return self.windows(tokens, lengths)
+        logits = self.model.lm_head(self._last(tokens, lengths.clamp(max=self.context_length)))
+        if past.any():
+            logits[past] = self.windows(tokens[past], lengths[past])
+        return logits
+
+    def _last(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """The stream (batch, d_model) at each row's last token."""
+        batch = torch.arange(len(tokens), device=tokens.device)
+        if self.memory is not None:
+            places = lengths[:, None] - 1
+            return self.model.extend(tokens.gather(1, places), places, self.memory)[:, -1]
+        self.memory = self.model.memory(len(tokens))
+        width = int(lengths.max())
+        # Behind a short row's end stands nothing yet: it is not looked at, and overwritten later.
+        places = torch.arange(width, device=tokens.device).expand(len(tokens), -1)
+        return self.model.extend(tokens[:, :width], places, self.memory)[batch, lengths - 1]
 
 
 def _sample(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:

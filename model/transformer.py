@@ -14,6 +14,7 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
+from model.cache import Memory, Places, Remembers
 from model.checkpoint import read_pretrained, write_pretrained
 from model.generate import Sampling, generate
 from model.shape import Ffn, Norm, Positions, Shape
@@ -38,15 +39,27 @@ class Attention(nn.Module):
     @override
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
         """(batch, time, d_model) to the same; `rotation` is a `rotation_table`."""
-        batch, time, d_model = x.shape
+        q, k, v = self._heads(x, rotation)
+        dropout = self.dropout if self.training else 0.0
+        mixed = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return self.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+    def extend(self, x: Tensor, rotation: Tensor | None, places: Places, memory: Memory) -> Tensor:
+        """As `forward`, of tokens at `places`, beside those in `memory`; they are added to it."""
+        q, k, v = self._heads(x, rotation)
+        k, v = memory.add(k, v, places)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=places.seen)
+        return self.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+    def _heads(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (batch, head, time, head_size) each."""
+        batch, time, _ = x.shape
         heads = linear(x, self.in_proj_weight).view(batch, time, 3, -1, self.head_size)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (batch, head, time, head_size) each
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        dropout = self.dropout if self.training else 0.0
-        mixed = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, time, d_model))
+        return q, k, v
 
 
 class GeluFeedForward(nn.Module):
@@ -95,8 +108,13 @@ class Block(nn.Module):
         x = x + self.drop(self.attn(self.ln1(x), rotation))
         return x + self.drop(self.ffn(self.ln2(x)))
 
+    def extend(self, x: Tensor, rotation: Tensor | None, places: Places, memory: Memory) -> Tensor:
+        """As `forward` in eval mode, of tokens at `places`: see `Attention.extend`."""
+        x = x + self.attn.extend(self.ln1(x), rotation, places, memory)
+        return x + self.ffn(self.ln2(x))
 
-class BasicsTransformerLM(nn.Module):
+
+class BasicsTransformerLM(Remembers):
     """A decoder-only language model.
 
     Positional arguments are the course's. The keywords choose the modern variant: `ffn="swiglu"`,
@@ -209,6 +227,24 @@ class BasicsTransformerLM(nn.Module):
         again = self.recompute and self.training
         for layer in self.layers:
             x = checkpoint(layer, x, turn, use_reentrant=False) if again else layer(x, turn)
+        return self.ln_final(x)
+
+    @override
+    def memory(self, batch: int) -> list[Memory]:
+        like = self.lm_head.weight
+        return [Memory(self.shape, batch, like) for _ in self.layers]
+
+    @override
+    def extend(self, tokens: Tensor, places: Tensor, memory: Sequence[Memory]) -> Tensor:
+        x, turn = self.token_embeddings(tokens), None
+        if self.shape.positions == "learned":
+            x = x + self.position_embeddings(places)
+        else:
+            turn = self.rotation[places][:, None]  # for every head
+        where = Places.at(places)
+        for layer, held in zip(self.layers, memory, strict=True):
+            assert isinstance(layer, Block)
+            x = layer.extend(x, turn, where, held)
         return self.ln_final(x)
 
     def generate(

@@ -5,10 +5,14 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from torch import nn
 
 from data import tokenizer
 from data.tokenizer import Tokenizer
+from model import custom
 from model.generate import Sampling
+from model.generate import generate as write
+from model.shape import Shape
 from model.transformer import BasicsTransformerLM
 from tuner.config import ConfigError
 from tuner.single import TOKENIZER
@@ -39,16 +43,20 @@ def generate(
     Raises:
         ConfigError: no model or no tokenizer, one that does not fit the other, an empty prompt.
     """
-    model = _model(folder)
-    coder = _coder(folder, coder_name, model.shape.vocab_size)
+    model, shape = _model(folder)
+    coder = _coder(folder, coder_name, shape.vocab_size)
     asked = [torch.from_numpy(coder.encode(prompt).astype("int64")) for prompt in prompts]
     if not all(len(prompt) for prompt in asked):
         raise ConfigError("--prompt: is empty; give at least one character")
-    written = model.generate(
-        asked, tokens, sampling.temperature, sampling.top_k, top_p=sampling.top_p,
+    written = write(
+        model,
+        asked,
+        tokens,
+        context_length=shape.context_length,
+        sampling=sampling,
         eos_token_id=None if past_end else coder.separator,
         generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+    )
     return [_text(coder, row.tolist(), past_end=past_end) for row in written]
 
 
@@ -62,9 +70,13 @@ def _text(coder: Tokenizer, row: list[int], *, past_end: bool) -> str:
     return coder.decode([token for token in row if token < coder.vocab_size])
 
 
-def _model(folder: Path) -> BasicsTransformerLM:
+def _model(folder: Path) -> tuple[nn.Module, Shape]:
     try:
-        return BasicsTransformerLM.from_pretrained(folder)
+        if custom.saved(folder):
+            return custom.load(folder)
+        model = BasicsTransformerLM.from_pretrained(folder)
+    except custom.ModelError as error:
+        raise ConfigError(f"{folder}: {error}") from None
     except FileNotFoundError:
         raise ConfigError(
             f"{folder}: no trained model here; make one with: isoflop train"
@@ -74,6 +86,7 @@ def _model(folder: Path) -> BasicsTransformerLM:
         raise ConfigError(
             f"{folder}: the model cannot be loaded ({cause}); restore it or train it again"
         ) from None
+    return model, model.shape
 
 
 def _coder(folder: Path, name: str | None, vocab_size: int) -> Tokenizer:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.generate import Sampling, generate
+from model.generate import Remembering, Sampling, Windows, generate
 from model.transformer import BasicsTransformerLM
 
 SIZES = {
@@ -135,6 +135,43 @@ def test_prompts_of_unlike_lengths_are_continued_as_if_each_were_alone(variant):
     together = decoder.generate(prompts, 9, temperature=0)
     alone = [decoder.generate(prompt, 9, temperature=0)[0] for prompt in prompts]
     assert torch.equal(together, torch.stack(alone))
+
+
+@pytest.mark.parametrize(
+    "variant", [{}, {"positions": "rotary", "qk_norm": True, "ffn": "swiglu"}], ids=str
+)
+def test_what_is_remembered_gives_the_logits_of_reading_all_again(variant):
+    """Rows of unlike lengths, some beyond the context, each until the context has slid past it."""
+    decoder = model(**variant).double()
+    torch.manual_seed(3)
+    start = torch.tensor([1, 5, 11, 12, 13, 30])
+    tokens = torch.randint(0, 50, (6, 60))
+    remembering, windows = Remembering(decoder, 12), Windows(decoder, 12)
+    with torch.no_grad():
+        for new in range(20):
+            lengths = start + new
+            torch.testing.assert_close(remembering(tokens, lengths), windows(tokens, lengths))
+
+
+class Read:
+    """How many tokens each call of a model reads, the width of its input."""
+
+    def __init__(self, decoder):
+        self.widths = []
+        for name in ("trunk", "extend"):
+            monitored = getattr(decoder, name)
+            setattr(decoder, name, lambda tokens, *rest, f=monitored: self.read(f, tokens, *rest))
+
+    def read(self, call, tokens, *rest):
+        self.widths.append(tokens.shape[1])
+        return call(tokens, *rest)
+
+
+def test_each_token_is_read_once_until_the_context_is_full():
+    decoder = model()
+    read = Read(decoder)
+    decoder.generate(torch.zeros(2, 4, dtype=torch.long), 11)
+    assert read.widths == [4, *[1] * 8, 12, 12]  # four and eight fill the context of twelve
 
 
 def test_a_batch_ends_when_its_last_sequence_has():

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -301,6 +302,50 @@ def test_a_course_checkpoint_writes_with_a_tokenizer_named(course_folder, tmp_pa
     for name in ("byte", file):
         result = isoflop("generate", course_folder, "--tokenizer", name, "--prompt", "the cat")
         assert result.stdout.startswith("the cat"), result.exception
+
+
+OWN = """
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.table = nn.Embedding(shape.vocab_size, shape.d_model)
+        self.up = nn.Linear(shape.d_model, 4 * shape.d_model)
+        self.head = nn.Linear(4 * shape.d_model, shape.vocab_size)
+
+    def forward(self, tokens):
+        return self.head(self.up(self.table(tokens)).relu())
+
+build = Own
+"""
+
+
+def test_a_model_of_ones_own_writes(sweep_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_model_of_mine.py").write_text(OWN)
+    own = ("-s", 'model="a_model_of_mine:build"')
+    result = isoflop("train", sweep_file, *ASKED, "--dir", "out", *own)
+    assert result.exit_code == 0, result.output
+    prompts = ("--prompt", "the", "--prompt", "a" * 200)
+    result = isoflop("generate", "out", *prompts, "--tokens", 40, "--temperature", 0, "--json")
+    assert result.exit_code == 0, result.exception
+    texts = [row["text"] for row in json.loads(result.stdout)]
+    import a_model_of_mine
+
+    found = a_model_of_mine.build(SimpleNamespace(vocab_size=256, d_model=16))
+    found.load_state_dict(weights(tmp_path / "out"))
+    token, expected = ord("e"), b""
+    for _ in range(len(texts[0])):
+        token = found(torch.tensor([[token]]))[0, -1].argmax().item()
+        expected += bytes([token])
+    assert texts[0] == expected.decode("utf-8", "replace")
+    (tmp_path / "a_model_of_mine.py").unlink()
+    sys.modules.pop("a_model_of_mine")
+    error = isoflop("generate", "out").exception
+    assert isinstance(error, ConfigError)
+    assert "cannot import `a_model_of_mine`" in str(error)
 
 
 def test_what_hinders_writing_is_told(course_folder, trained, tmp_path):

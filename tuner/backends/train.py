@@ -11,7 +11,6 @@ from torch import nn
 from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out
 from model import custom, payoff
-from model.checkpoint import write_weights
 from model.device import device_name
 from model.execution import Execution
 from model.memory import TooLargeError, divisors
@@ -58,6 +57,7 @@ class TrainRun:
             raise ValueError("the train backend needs a corpus")
         torch.set_num_threads(job.slot.speed.threads)
         context, corpus = trial.shape.context_length, Corpus.open(job.corpus)
+        self._reference = job.sweep.model
         self.execution = _execution(job, trial, micro_batch_size)
         batches = Loader(
             corpus,
@@ -88,12 +88,13 @@ class TrainRun:
         return self.execution.micro_batch_size or self._training.recipe.batch_size
 
     def save(self, folder: Path) -> None:
-        """Write the model: the decoder in the course's format, any other its state dict."""
-        model = self._training.model
-        if isinstance(model, BasicsTransformerLM):
-            model.save_pretrained(folder)
+        """Write the model: the decoder in the course's format, any other with where it is from."""
+        model, shape = self._training.model, self._training.shape
+        if isinstance(shape, CountedShape):
+            custom.save(self._reference, shape.asked, model, folder)
         else:
-            write_weights(folder, model.state_dict())
+            assert isinstance(model, BasicsTransformerLM)
+            model.save_pretrained(folder)
 
     @property
     def device(self) -> str:
