@@ -16,7 +16,7 @@ from torch import nn
 
 from model.backprop import derived
 from model.execution import Execution
-from model.gradient import gradient
+from model.gradient import Gradient, gradient
 from model.memory import TooLargeError, fit
 from model.optim import AdamW
 from model.precision import onednn_keeps_float32
@@ -123,28 +123,79 @@ def _time(
     seconds: float,
 ) -> float:
     """Seconds of the fastest gradient on random tokens; infinite if it does not fit in memory."""
-    dtype, attention, threads = way
+    before = torch.get_num_threads()
+    torch.set_num_threads(way[2])
     try:
-        split = fit(shape, batch_size, memory, dtype, fused=device != "cpu")
+        call, _, tokens = _training(build, shape, batch_size, device, memory, way)
+        return _fastest(call, tokens, seconds)
     except TooLargeError:
         return math.inf
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        model = _built(build, shape).to(device)
-        recipe = Recipe(learning_rate=1.0, batch_size=batch_size, dtype=dtype)
-        execution = Execution(
-            device=device,
-            attention=attention,
-            micro_batch_size=split.micro_batch_size,
-            recompute=split.recompute,
-        )
-        call = gradient(model, AdamW(model, recipe, shape), recipe, execution)
-        size = (batch_size, shape.context_length + 1)
-        tokens = np.random.default_rng(1).integers(0, shape.vocab_size, size)
-        return _fastest(call, torch.from_numpy(tokens).to(device), seconds)
     finally:
         torch.set_num_threads(before)
+
+
+def pace(
+    build: Build,
+    shape: Shape,
+    batch_size: int,
+    *,
+    device: str,
+    memory: float,
+    speed: Speed,
+    seconds: float,
+    ready: Callable[[], object] = lambda: None,
+) -> float:
+    """Steps a second of a training on random tokens, the first three not counted.
+
+    Args:
+        build: the model of a shape.
+        shape: of the model.
+        batch_size: sequences a step.
+        device: "cpu", "cuda", …
+        memory: that the training may take, byte.
+        speed: how it computes.
+        seconds: to go on for.
+        ready: called once the first steps are done; what is timed begins when it returns.
+
+    Raises:
+        TooLargeError: not even one sequence fits in `memory`.
+    """
+    way = (speed.dtype, speed.attention, speed.threads)
+    call, optimizer, tokens = _training(build, shape, batch_size, device, memory, way)
+    torch.set_num_threads(speed.threads)
+    for _ in range(3):
+        call(tokens).item()  # waits for the device
+        optimizer.step(1.0)
+    ready()
+    begin, steps = time.perf_counter(), 0
+    while True:
+        loss = call(tokens)
+        optimizer.step(1.0)
+        steps += 1
+        if time.perf_counter() > begin + seconds:
+            loss.item()
+            return steps / (time.perf_counter() - begin)
+
+
+def _training(
+    build: Build, shape: Shape, batch_size: int, device: str, memory: float, way: Way
+) -> tuple[Gradient, AdamW, torch.Tensor]:
+    """The gradient of a model of `shape`, its optimizer, and a batch of random tokens."""
+    dtype, attention, _ = way
+    split = fit(shape, batch_size, memory, dtype, fused=device != "cpu")
+    model = _built(build, shape).to(device)
+    recipe = Recipe(learning_rate=1e-4, batch_size=batch_size, dtype=dtype)
+    execution = Execution(
+        device=device,
+        attention=attention,
+        micro_batch_size=split.micro_batch_size,
+        recompute=split.recompute,
+    )
+    optimizer = AdamW(model, recipe, shape)
+    size = (batch_size, shape.context_length + 1)
+    tokens = np.random.default_rng(1).integers(0, shape.vocab_size, size)
+    call = gradient(model, optimizer, recipe, execution)
+    return call, optimizer, torch.from_numpy(tokens).to(device)
 
 
 def _fastest(

@@ -106,6 +106,12 @@ class Sweep(Section):
             )
         found += self._search_faults()
         found += self._value_faults() if self.target.interval is not None else []
+        packed, whole = self.resources.trials_per_gpu, self.resources.gpus_per_trial == 1
+        if packed not in ("auto", 1) and not whole:
+            found.append(
+                f"resources.trials_per_gpu: {packed} trials cannot share "
+                f"{self.resources.gpus_per_trial:g} GPUs; set gpus_per_trial = 1"
+            )
         if self.backend == "replay" and not self.replay.table:
             found.append('replay.table: missing. Add it, e.g. table = "runs/demo"')
         if found:

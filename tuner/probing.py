@@ -1,6 +1,7 @@
 """Finds a sweep's slot, in the process and on the device where a trial would run. Needs torch."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,20 @@ from torch import nn
 
 from model import custom
 from model.device import device_name, memory_bytes
+from model.memory import training_bytes
 from model.peak import peak_flops
 from model.probe import SEEDS, Build, choose
 from model.shape import CountedShape, Shape
 from model.speed import Dtype, Speed
 from model.transformer import BasicsTransformerLM
-from tuner import plan, space
+from tuner import packing, plan, space, together
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun, device
 from tuner.config import Sweep
 from tuner.question import Question
 from tuner.sections import Resources
 from tuner.slot import Slot
+from tuner.together import Load
 
 STEPS = (20, 100)
 """Fewest and most steps of a training that shows what a dtype costs."""
@@ -52,7 +55,8 @@ def find(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
         build=_build(sweep),
         loss=_Loss(sweep, vocab_size, corpus, memory),
     )
-    return Slot(speed=speed, memory=memory)
+    trials = _trials_per_gpu(sweep, [smallest, largest], memory, speed)
+    return Slot(speed=speed, memory=_memory(resources, place, trials), trials_per_gpu=trials)
 
 
 def peaks(sweep: Sweep, speed: Speed) -> dict[str, float]:
@@ -62,11 +66,33 @@ def peaks(sweep: Sweep, speed: Speed) -> dict[str, float]:
     return {device_name(place): peak_flops(speed.dtype, place)}
 
 
-def _memory(resources: Resources, place: str) -> float:
+def _memory(resources: Resources, place: str, trials_per_gpu: int = 1) -> float:
     """Bytes of one trial: of a GPU its share, of a machine that of the cores it takes."""
-    gpu, cores = place != "cpu", os.cpu_count() or 1
-    share = resources.gpus_per_trial if gpu else max(1.0, resources.cpus_per_trial) / cores
-    return memory_bytes(place) * min(1.0, share)
+    whole, cores = memory_bytes(place), os.cpu_count() or 1
+    if place == "cpu":
+        return whole * min(1.0, max(1.0, resources.cpus_per_trial) / cores)
+    return packing.share(whole, trials_per_gpu / min(1.0, resources.gpus_per_trial))
+
+
+def _trials_per_gpu(sweep: Sweep, shapes: Sequence[Shape], memory: float, speed: Speed) -> int:
+    """Trials that share a GPU: as written, or as many as are measured to be worth it."""
+    resources = sweep.resources
+    if resources.trials_per_gpu != "auto":
+        return resources.trials_per_gpu
+    if resources.gpus_per_trial != 1:
+        return 1
+    batch_size = _batch_size(sweep)
+    needed = training_bytes(shapes[-1], _batch_size(sweep, max), speed.dtype, fused=True)
+
+    def rates(count: int) -> list[float]:
+        load = Load(
+            build=_build(sweep), shapes=shapes, batch_size=batch_size, device="cuda", speed=speed,
+            memory=packing.share(memory, count),
+        )  # fmt: skip
+        return together.rates(load, count)
+
+    torch.cuda.empty_cache()  # what was timed here stays in this process else
+    return packing.best(packing.allowed(needed, memory), rates)
 
 
 def _ends(sweep: Sweep, vocab_size: int) -> tuple[Shape, Shape]:
@@ -78,9 +104,9 @@ def _ends(sweep: Sweep, vocab_size: int) -> tuple[Shape, Shape]:
     return shapes[0], shapes[-1]
 
 
-def _batch_size(sweep: Sweep) -> int:
-    """Sequences a step, where there are fewest of them."""
-    return min(sweep.search.batch_size or [sweep.batch_size(level) for level in sweep.levels])
+def _batch_size(sweep: Sweep, end: Callable[[Sequence[int]], int] = min) -> int:
+    """Sequences a step, where there are fewest of them, or at another end."""
+    return end(sweep.search.batch_size or [sweep.batch_size(level) for level in sweep.levels])
 
 
 def _build(sweep: Sweep) -> Build:

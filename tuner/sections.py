@@ -216,6 +216,9 @@ class Resources(Section):
 
     cpus_per_trial: Annotated[float, Field(ge=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    trials_per_gpu: Literal["auto"] | Count = "auto"
+    """Trials that share the GPU of `gpus_per_trial = 1`; `auto` measures before the first trial
+    whether several together are faster, as far as each holds its whole batch."""
     loading_workers: Annotated[int, Field(ge=0)] = 0
     """Threads of a trial that read text ahead: for corpora on slow disks. They move no bit."""
     slots: Count | None = None

@@ -6,13 +6,13 @@ on, so that the rows of a sweep compare.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from model.memory import Split, TooLargeError, fit
 from model.shape import Shape
-from model.speed import Speed
+from model.speed import Dtype, Speed
 from tuner.ledger import Ledger
 from tuner.sections import Resources
 
@@ -30,6 +30,8 @@ class Slot:
     """For weights and activations, byte."""
     peaks: dict[str, float] = field(default_factory=dict)
     """FLOP/s of matrix products in the chosen dtype, by device."""
+    trials_per_gpu: int = 1
+    """Trials that share a GPU."""
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -61,6 +63,22 @@ class Slot:
             split = None
         gpu = resources.gpus_per_trial > 0
         return speed.dtype, speed.attention, speed.threads, gpu, split
+
+
+def most_careful(found: Sequence[Slot]) -> Slot:
+    """One slot for devices of several kinds: what every one of them can do.
+
+    The fewest trials a GPU and the least memory; bfloat16 only where all chose it.
+    """
+    agreed = {slot.speed.dtype for slot in found}
+    dtype: Dtype = found[0].speed.dtype if len(agreed) == 1 else "float32"
+    alike = [slot for slot in found if slot.speed.dtype == dtype]
+    return Slot(
+        speed=alike[0].speed,
+        memory=min(slot.memory for slot in found),
+        peaks={name: peak for slot in alike for name, peak in slot.peaks.items()},
+        trials_per_gpu=min(slot.trials_per_gpu for slot in found),
+    )
 
 
 def settle(ledger: Ledger, find: Callable[[], Slot]) -> Slot:

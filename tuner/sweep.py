@@ -49,6 +49,8 @@ class InterruptedSweepError(Exception):
 
 SLOT = "slot"
 """Ray resource of a machine of our own: one a trial that may run at once."""
+MARK = 0.001
+"""Of a node's mark, which counts 1: enough to be placed there, and to leave room for others."""
 
 
 def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
@@ -221,9 +223,10 @@ def _check_room(sweep: Sweep) -> None:
         raise ConfigError("\n".join(f"{line}; lower it, or give --address" for line in short))
 
 
-def _share(resources: Resources) -> dict[str, float]:
+def _share(resources: Resources, slot: Slot) -> dict[str, float]:
     """What one trial takes of Ray."""
-    share = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    gpus = resources.gpus_per_trial / slot.trials_per_gpu
+    share = {"CPU": resources.cpus_per_trial, "GPU": gpus}
     return share | ({SLOT: 1.0} if SLOT in ray.cluster_resources() else {})
 
 
@@ -234,23 +237,39 @@ def _slot(sweep: Sweep, ledger: Ledger, corpus: Corpus | None) -> Slot:
         ConfigError: no trial can run there, or some sizes do not fit in its memory.
     """
     if corpus is None:
-        return slots.read(ledger)
+        packed = sweep.resources.trials_per_gpu
+        return Slot(trials_per_gpu=1 if packed == "auto" else packed)
 
     def find() -> Slot:
-        resources = sweep.resources
-        there = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)
-        probe = there(trainable.find_slot)
-        try:
-            found = ray.get(probe.remote(sweep, corpus.vocab_size, corpus.folder.resolve()))
-        except RayTaskError as error:
-            if isinstance(error.cause, ConfigError):
-                raise error.cause from None
-            raise
+        found = slots.most_careful(_probed(sweep, corpus))
         counted = plan.plan(sweep, corpus.vocab_size)
         plan.check_memory(sweep, counted, corpus.vocab_size, found)
         return found
 
     return slots.settle(ledger, find)
+
+
+def _probed(sweep: Sweep, corpus: Corpus) -> list[Slot]:
+    """The slot of each kind of GPU that the cluster has now; without GPUs, of one node."""
+    resources = sweep.resources
+    kinds = _kinds_of_gpu() if resources.gpus_per_trial else []
+    probe = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(
+        trainable.find_slot
+    )
+    told = (sweep, corpus.vocab_size, corpus.folder.resolve())
+    places = [{kind: MARK} for kind in kinds] or [{}]
+    try:
+        return ray.get([probe.options(resources=place).remote(*told) for place in places])
+    except RayTaskError as error:
+        if isinstance(error.cause, ConfigError):
+            raise error.cause from None
+        raise
+
+
+def _kinds_of_gpu() -> list[str]:
+    """Ray's resources that mark nodes by their accelerators' type, on one machine or many."""
+    marks = ray.cluster_resources()
+    return sorted(mark for mark in marks if mark.startswith("accelerator_type:"))
 
 
 def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None:
@@ -267,7 +286,7 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trainable.run_trial, job=job),
-            _share(engine.sweep.resources),
+            _share(engine.sweep.resources, job.slot),
         ),
         tune_config=TuneConfig(
             metric="loss",

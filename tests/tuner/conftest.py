@@ -47,11 +47,12 @@ def settled(small):
 
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory):
-    """Two slots on this machine, on loopback."""
+    """Two slots and a pretended GPU on this machine, on loopback."""
     import ray
 
     ray.init(
         num_cpus=2,
+        num_gpus=1,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=100_000_000,

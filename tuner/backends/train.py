@@ -11,7 +11,7 @@ from torch import nn
 from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out
 from model import custom, payoff
-from model.device import device_name
+from model.device import device_name, memory_bytes
 from model.execution import Execution
 from model.memory import TooLargeError, divisors
 from model.peak import peak_flops
@@ -158,6 +158,12 @@ def device(resources: Resources) -> str:
     return "cuda"
 
 
+def _keep_to_share(memory: float) -> None:
+    """Let torch take no more of a GPU than this trial's share: Ray's fractions protect nobody."""
+    whole = memory_bytes("cuda")
+    torch.cuda.set_per_process_memory_fraction(min(1.0, memory / whole))
+
+
 def _execution(job: Job, trial: Trial, micro_batch_size: int | None) -> Execution:
     """Where and how a trial is computed, so that it fits in its share of the memory."""
     resources = job.sweep.resources
@@ -165,10 +171,13 @@ def _execution(job: Job, trial: Trial, micro_batch_size: int | None) -> Executio
         split = job.slot.split(trial.shape, trial.batch_size, resources)
     except TooLargeError as error:
         raise FinalError(str(error)) from None
+    place = device(resources)
+    if place == "cuda":
+        _keep_to_share(job.slot.memory)
     at_most = min(split.micro_batch_size, micro_batch_size or trial.batch_size)
     size = divisors(trial.batch_size, at_most)[0]
     execution = Execution(
-        device=device(resources),
+        device=place,
         micro_batch_size=size,
         recompute=split.recompute,
         logit_rows=split.logit_rows,
