@@ -2,8 +2,8 @@
 
 One is nanoGPT's way, one the course's architecture from torch's own modules. All train the same
 shape on the same tokens with one thread; blocks of steps alternate, and a ratio is the median over
-blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. CPU alone: the
-comparison on a GPU is not built. Prints a table on stderr and one line of JSON on stdout.
+blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. `--device cuda`
+takes GPU sizes instead: see `on_device.py`. Prints a table on stderr, one line of JSON on stdout.
 """
 
 import argparse
@@ -16,9 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import on_device
 import torch
+from plain import Plain
 from torch import nn
-from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, gelu
 
 from model.peak import peak_flops
 from model.recipe import Recipe
@@ -35,42 +37,6 @@ ROWS = [  # layers, width, sequences a step
     (2, 128, 8),
     (2, 256, 8),
 ]
-
-
-class PlainBlock(nn.Module):
-    """A block as nanoGPT has it: LayerNorm without bias, fused causal attention, GELU."""
-
-    def __init__(self, d, heads):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
-        self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
-        self.up, self.gelu, self.down = nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d)
-
-    def forward(self, x):
-        b, t, d = x.shape
-        split = self.qkv(self.norm1(x)).split(d, dim=2)
-        q, k, v = (s.view(b, t, self.heads, d // self.heads).transpose(1, 2) for s in split)
-        y = scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).contiguous().view(b, t, d))
-        return x + self.down(self.gelu(self.up(self.norm2(x))))
-
-
-class Plain(nn.Module):
-    """The plain decoder."""
-
-    def __init__(self, shape):
-        super().__init__()
-        d = shape.d_model
-        self.tokens, self.positions = nn.Embedding(VOCAB, d), nn.Embedding(CONTEXT, d)
-        self.blocks = nn.ModuleList(PlainBlock(d, shape.num_heads) for _ in range(shape.num_layers))
-        self.norm, self.head = nn.LayerNorm(d, bias=False), nn.Linear(d, VOCAB, bias=False)
-
-    def forward(self, tokens):
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
 
 
 class CourseBlock(nn.Module):
@@ -188,8 +154,14 @@ def provenance():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under two minutes")
-    seconds = 5.0 if parser.parse_args().quick else 40.0
+    parser.add_argument("--device", help="GPU sizes on this device, e.g. cuda; small without one")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.device:
+        figures = on_device.figures(arguments.device, quick=arguments.quick)
+        print(json.dumps(figures | provenance()))
+        return
+    seconds = 5.0 if arguments.quick else 40.0
     peak = peak_flops("float32")
     figures = {"peak_gflops": round(peak / 1e9, 1)}
     print("shape    batch  plain ms  ours ms  ratio  course  GFLOP/s    mfu", file=sys.stderr)
