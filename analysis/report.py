@@ -11,8 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import report_answer, report_laws, report_runs
+from analysis import report_answer, report_laws, report_overlay, report_runs
 from analysis.fit import Fits
+from analysis.overlay import LOOKS, Tale
 from analysis.predict import Prediction
 from analysis.report_page import LeftOut, Page, Section, Story
 from analysis.runs import Runs
@@ -31,6 +32,15 @@ _SECTIONS: tuple[Callable[[Story], Section | LeftOut], ...] = (
     report_runs.provenance,
 )
 """In reading order."""
+
+
+_OVERLAID: tuple[Callable[[Sequence[Tale]], Section | LeftOut], ...] = (
+    report_overlay.answer,
+    report_overlay.profiles,
+    report_overlay.laws,
+    report_overlay.provenance,
+)
+"""Of a page on several sweeps, likewise."""
 
 
 def write(
@@ -53,7 +63,30 @@ def write(
         notes: sentences to show with the answer, such as what a sweep found unsound.
     """
     story = Story(runs=runs, fits=fits, prediction=prediction, notes=tuple(notes))
-    made = [section(story) for section in _SECTIONS]
+    _write([section(story) for section in _SECTIONS], path, title)
+
+
+def write_overlay(stories: Sequence[tuple[str, Story]], path: Path, *, title: str) -> None:
+    """Write one page that lays up to four sweeps over each other, and its Markdown twin.
+
+    Args:
+        stories: each sweep's name on the page, and what there is to tell of it.
+        path: the HTML file.
+        title: the page's heading.
+
+    Raises:
+        ValueError: there are more sweeps than can be told apart.
+    """
+    if len(stories) > len(LOOKS):
+        raise ValueError(f"{len(stories)} sweeps: at most {len(LOOKS)} can be told apart")
+    tales = [
+        Tale(name=name, story=story, look=look)
+        for (name, story), look in zip(stories, LOOKS, strict=False)
+    ]
+    _write([section(tales) for section in _OVERLAID], path, title)
+
+
+def _write(made: Sequence[Section | LeftOut], path: Path, title: str) -> None:
     page = Page(
         title=title,
         sections=tuple(part for part in made if isinstance(part, Section)),

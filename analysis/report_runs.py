@@ -1,6 +1,6 @@
 """The report's sections on runs: rates, curves, pruning, every trial, how it was run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 
@@ -158,15 +158,19 @@ _PROVENANCE = (
 
 def provenance(story: Story) -> Section:
     """What ran, on what, and what it cost."""
-    frame = story.runs.trials
-    rows = [(name, _distinct(frame[name])) for name in _PROVENANCE if not _missing(frame, name)]
-    rows += _cost(frame)
-    rows.append(("counts N as", story.runs.count))
+    rows = [*told(story).items(), *spent(story.runs.trials)]
     return Section(
         key="provenance",
         title="How it was run",
         tables=(table(f"Read from {story.source}", ("what", "value"), rows),),
     )
+
+
+def told(story: Story) -> dict[str, str]:
+    """What the table says of how it came to be."""
+    frame = story.runs.trials
+    found = {name: _distinct(frame[name]) for name in _PROVENANCE if not _missing(frame, name)}
+    return found | {"counts N as": story.runs.count.replace("_", " ")}
 
 
 def _distinct(column: "pd.Series") -> str:
@@ -175,7 +179,8 @@ def _distinct(column: "pd.Series") -> str:
     return shown if len(values) <= 6 else f"{shown} and {len(values) - 6} more"
 
 
-def _cost(frame: pd.DataFrame) -> Iterable[tuple[str, str]]:
+def spent(frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Trials, FLOPs and time, as far as the table names them."""
     if not _missing(frame, "status"):
         counts = frame["status"].value_counts()
         yield "trials", ", ".join(f"{counts[name]} {name}" for name in sorted(counts.index))

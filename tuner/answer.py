@@ -7,12 +7,17 @@ from pathlib import Path
 from analysis import report
 from analysis.conventions import compared
 from analysis.fit import fit
+from analysis.overlay import LOOKS
 from analysis.predict import Prediction, predict
+from analysis.report_page import Story
 from analysis.runs import Runs
 from analysis.runs import read as read_table
 from tuner import soundness
 from tuner.config import ConfigError
 from tuner.status import open_folder
+
+MOST_OVERLAID = len(LOOKS)
+"""Sweeps that one page can tell apart."""
 
 
 def read(path: Path, column_map: Sequence[str] = ()) -> Runs:
@@ -41,14 +46,55 @@ def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> 
     Returns:
         The answer.
     """
-    target = runs.reach if budget is None else budget
+    told = _story(runs, source, runs.reach if budget is None else budget)
+    assert told.prediction is not None
+    if source.is_dir():
+        (source / "fit.json").write_text(json.dumps(told.fits.to_dict(), indent=1) + "\n")
+    title = f"isoflop: {source.name}"
+    report.write(runs, told.fits, told.prediction, path, title=title, notes=told.notes)
+    return told.prediction
+
+
+def write_overlay(
+    tables: Sequence[tuple[Path, Runs]], path: Path, budget: float | None
+) -> list[Prediction]:
+    """Fit each of `tables` and write one page to `path` that lays them over each other.
+
+    Args:
+        tables: sweeps' folders or tables, and the runs read from them; up to four.
+        path: the HTML file.
+        budget: what the answers are for, FLOP; None for ten times the largest of all.
+
+    Returns:
+        The answers.
+
+    Raises:
+        ConfigError: there are more than can be told apart.
+    """
+    if len(tables) > MOST_OVERLAID:
+        raise ConfigError(f"{len(tables)} sweeps: name at most {MOST_OVERLAID} for one page")
+    target = max(runs.reach for _, runs in tables) if budget is None else budget
+    stories = [_story(runs, source, target) for source, runs in tables]
+    names = _names([source for source, _ in tables])
+    title = f"isoflop: {' and '.join(names)}"
+    report.write_overlay(list(zip(names, stories, strict=True)), path, title=title)
+    return [told.prediction for told in stories if told.prediction]
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ; numbers where one was named twice."""
+    resolved = [source.resolve() for source in sources]
+    for parts in range(1, max(len(path.parts) for path in resolved)):
+        names = ["/".join(path.parts[-parts:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path.name} ({number})" for number, path in enumerate(resolved, 1)]
+
+
+def _story(runs: Runs, source: Path, target: float) -> Story:
     fits = compared(runs, fit(runs, at=[target]))
     prediction = predict(runs, fits, target)
-    if source.is_dir():
-        (source / "fit.json").write_text(json.dumps(fits.to_dict(), indent=1) + "\n")
-    title = f"isoflop: {source.name}"
-    report.write(runs, fits, prediction, path, title=title, notes=_notes(source))
-    return prediction
+    return Story(runs=runs, fits=fits, prediction=prediction, notes=tuple(_notes(source)))
 
 
 def _notes(source: Path) -> list[str]:

@@ -266,7 +266,13 @@ def predict(
 
 @app.command()
 def report(
-    runs_path: RunTable,
+    tables: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUNS...",
+            help="A sweep's folder, or a table: CSV, JSON, Parquet; several are overlaid.",
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file.")] = None,
     budget: Annotated[
         float | None,
@@ -280,14 +286,20 @@ def report(
     """Write one HTML page with the answer, how sure it is, and every trial.
 
     Example: isoflop report runs/demo -o report.html
+
+    Two sweeps in one: isoflop report runs/demo runs/smoke -o both.html
     """
     from tuner import answer
 
-    inside = runs_path.is_dir()
-    path = output or (runs_path / "report.html" if inside else Path("report.html"))
-    runs = answer.read(runs_path, column_map or ())
-    prediction = answer.write_report(runs, runs_path, path, budget)
-    talk.print(prediction.summary(), markup=False)
+    inside = len(tables) == 1 and tables[0].is_dir()
+    path = output or (tables[0] / "report.html" if inside else Path("report.html"))
+    read = [(source, answer.read(source, column_map or ())) for source in tables]
+    if len(read) == 1:
+        predictions = [answer.write_report(read[0][1], tables[0], path, budget)]
+    else:
+        predictions = answer.write_overlay(read, path, budget)
+    for source, prediction in zip(tables, predictions, strict=True):
+        talk.print(f"{source}: {prediction.summary()}", markup=False)
     out.print(str(path), soft_wrap=True)
 
 
