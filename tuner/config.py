@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from tuner import faults
 from tuner.sections import (
+    Api,
     Cap,
     Count,
     Data,
@@ -48,7 +49,7 @@ class Sweep(Section):
     budgets: tuple[Positive, ...] = Field(default=(), validate_default=True)
     """FLOPs given to a trial; one isoFLOP profile each. A grid has none: they follow."""
     seed: Annotated[int, Field(ge=0)] = 0
-    backend: Literal["train", "law", "replay"] = "train"
+    backend: Literal["train", "law", "replay", "api"] = "train"
     model: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)?$")
     """A model of your own, `package.module:build`: a function from a `Shape` to any `nn.Module`
     from tokens to logits. Left out: the decoder of `[shapes]`."""
@@ -67,6 +68,7 @@ class Sweep(Section):
     resources: Resources = Resources()
     law: Law = Law()
     replay: Replay = Replay()
+    api: Api = Api()
     target: Target = Target()
 
     @field_validator("budgets")
@@ -105,6 +107,7 @@ class Sweep(Section):
                 'write "mup" or "standard" beside a model of your own'
             )
         found += self._search_faults()
+        found += self._api_faults() if self.backend == "api" else []
         found += self._value_faults() if self.target.interval is not None else []
         packed, whole = self.resources.trials_per_gpu, self.resources.gpus_per_trial == 1
         if packed not in ("auto", 1) and not whole:
@@ -160,6 +163,23 @@ class Sweep(Section):
             )
             if searched
         ]
+        return found
+
+    def _api_faults(self) -> list[str]:
+        """What a service that tells one loss for six numbers cannot do."""
+        found = []
+        if not self.api.key_file:
+            found.append('api.key_file: missing. Add it, e.g. key_file = "api_key.txt"')
+        if self.pruning.rungs:
+            found.append("pruning.rungs: a service tells the end alone; write rungs = []")
+        if self.search.seeds > 1:
+            found.append("search.seeds: a service takes no seed; write 1")
+        if self.search.repeats:
+            found.append("search.repeats: a service takes no seed; write 0")
+        if self.search.weight_decay:
+            found.append("search.weight_decay: a service takes none; remove it")
+        if self.design == "grid":
+            found.append('design: a service sells FLOPs, not tokens; write "isoflop"')
         return found
 
     @property

@@ -41,7 +41,7 @@ def _filled(options: Shapes, num_layers: int, d_model: int, vocab_size: int) -> 
     return Shape(
         d_model=d_model,
         num_layers=num_layers,
-        num_heads=_heads(d_model, options.head_size),
+        num_heads=_heads(d_model, options),
         d_ff=4 * d_model if options.ffn == "gelu" else 8 * round(d_model / 3),
         vocab_size=vocab_size,
         context_length=options.context_length,
@@ -53,9 +53,10 @@ def _filled(options: Shapes, num_layers: int, d_model: int, vocab_size: int) -> 
     )
 
 
-def _heads(d_model: int, head_size: int) -> int:
+def _heads(d_model: int, options: Shapes) -> int:
     """The most heads of equal width, none narrower than `head_size`; at least one."""
-    return next((h for h in range(d_model // head_size, 1, -1) if d_model % h == 0), 1)
+    most = min(d_model // options.head_size, options.max_heads or d_model)
+    return next((h for h in range(most, 1, -1) if d_model % h == 0), 1)
 
 
 SPREAD = 8.0

@@ -66,6 +66,8 @@ class Shapes(Section):
     context_length: Count = 64
     head_size: Count = 16
     """Least width of an attention head; a narrower model has one head."""
+    max_heads: Count | None = None
+    """Most heads of a block; left out: as many as `head_size` allows. The course's API takes 16."""
     ffn: Literal["gelu", "swiglu"] = "gelu"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     positions: Literal["learned", "rotary"] = "learned"
@@ -308,6 +310,24 @@ class Replay(Section):
     def _absolute(cls, path: str) -> str:
         # Workers have another working folder than the person who wrote the path.
         return str(Path(path).absolute()) if path else path
+
+
+class Api(Section):
+    """Which service the `api` backend asks: the course's, or `isoflop serve`."""
+
+    base_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://[^?#]+$")
+    key_file: str = ""
+    """A file that holds the key and nothing else; it stays out of the sweep's folder."""
+    timeout: Positive = 86_400.0
+    """Seconds that an answer may take: the service trains meanwhile."""
+    patience: Positive = 600.0
+    """Seconds for which a lost connection is tried again."""
+
+    @field_validator("key_file")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        # Workers have another working folder than the person who wrote the path.
+        return str(Path(path).expanduser().absolute()) if path else path
 
 
 class Target(Section):

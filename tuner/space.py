@@ -209,6 +209,8 @@ def _answering(sweep: Sweep, trial: Trial, slot: Slot) -> tuple[object, ...]:
     """The settings of the sweep's backend that its answers are a function of."""
     if sweep.backend == "replay":
         return sweep.replay.match, sweep.replay.within, _record(sweep).fingerprint
+    if sweep.backend == "api":
+        return (sweep.api.base_url,)
     if sweep.backend == "law":
         pretended = {"seconds_per_trial", "flops_per_second", "faults"}
         return (sweep.law.model_dump(mode="json", exclude=pretended),)

@@ -8,6 +8,7 @@ from itertools import islice
 import pandas as pd
 import pytest
 import torch
+from serving import KEY, serving
 
 from analysis import runs
 from model.memory import USABLE, training_bytes
@@ -71,10 +72,35 @@ def recorded(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["train", "law", "replay"])
+SERVED = {
+    "ranges": {
+        "d_model": [8, 16], "num_layers": [1, 2], "num_heads": [1, 1], "batch_size": [4],
+        "learning_rate": [1e-3, 1.0], "train_flops": [int(BUDGET), 2 * int(BUDGET)],
+    },
+    "shapes": {"context_length": 32}, "data": {"tokenizer": "byte"}, "law": {"learning_rate": 0.02},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory):
+    """A sweep that asks a service of its own."""
+    folder = tmp_path_factory.mktemp("asking")
+    (folder / "key").write_text(KEY + "\n")
+    with serving(folder / "service", **SERVED) as (url, _):
+        yield sweep_of(
+            "api",
+            api={"base_url": url, "key_file": str(folder / "key")},
+            search={"sampler": "grid", "warm_start": False, "extend": False, "repeats": 0},
+            pruning={"enabled": False, "rungs": []},
+        )
+
+
+@pytest.fixture(scope="module", params=["train", "law", "replay", "api"])
 def job(request, recorded, text, tmp_path_factory):
     """What the trials of a small sweep share, for each backend."""
     folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "api":
+        return job_of(request.getfixturevalue("asking"), folder / "checkpoints")
     if request.param != "train":
         section = {"replay": {"table": str(recorded)}} if request.param == "replay" else {}
         return job_of(sweep_of(request.param, **section), folder)
@@ -108,6 +134,8 @@ def test_losses_are_finite_and_fall(job):
     for progress in told:
         assert all(map(math.isfinite, (progress.loss, progress.loss_se, progress.train_loss)))
         assert progress.learning_rate >= 0
+    if job.sweep.backend == "api":
+        pytest.skip("a service tells the end alone")
     assert told[-1].loss < told[0].loss
 
 
@@ -137,8 +165,8 @@ def test_another_rate_gets_another_answer(job):
 
 
 def test_another_seed_gets_another_answer(job):
-    if job.sweep.backend == "replay":
-        pytest.skip("the record holds one seed")
+    if job.sweep.backend in {"replay", "api"}:
+        pytest.skip("a record holds one seed, a service takes none")
     one, other = (answers(job, trial_of(job, seed=seed))[-1].loss for seed in (0, 1))
     assert one != other
 
@@ -146,7 +174,9 @@ def test_another_seed_gets_another_answer(job):
 def test_it_says_what_it_runs_on(job):
     run = contract.start(job, trial_of(job))
     next(iter(run))
-    assert {"train": "CPU", "law": "law", "replay": "replay of"}[job.sweep.backend] in run.device
+    assert {"train": "CPU", "law": "law", "replay": "replay of", "api": "api of"}[
+        job.sweep.backend
+    ] in run.device
 
 
 # --- the law

@@ -40,7 +40,7 @@ def test_every_ready_sweep_loads(root):
         ({"budgets": [-1.0]}, "`budgets.0` = -1.0"),
         ({"budgets": ["1e15x"]}, '`budgets.0` = "1e15x"'),
         ({"name": "a b"}, '`name` = "a b"'),
-        ({"backend": "torch"}, "input should be 'train', 'law' or 'replay'"),
+        ({"backend": "torch"}, "input should be 'train', 'law', 'replay' or 'api'"),
         ({"search": {"learning_rate": [1e-2, 1e-3]}}, "lowest rate first: [0.001, 0.01]"),
         ({"pruning": {"rungs": [0.5, 0.25]}}, "rungs must rise: [0.25, 0.5]"),
         ({"pruning": {"rungs": [0.5, 1.0]}}, "`pruning.rungs.1` = 1.0"),

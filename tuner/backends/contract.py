@@ -89,6 +89,10 @@ def start(job: Job, trial: Trial, *, attempt: int = 1, micro_batch_size: int | N
         from tuner.backends.replay import ReplayRun  # noqa: PLC0415
 
         return ReplayRun(job, trial)
+    if job.sweep.backend == "api":
+        from tuner.backends.api import ApiRun  # noqa: PLC0415
+
+        return ApiRun(job, trial)
     from tuner.backends.train import TrainRun  # noqa: PLC0415
 
     return TrainRun(job, trial, micro_batch_size=micro_batch_size)
