@@ -127,7 +127,7 @@ def predict(
             raise ValueError(f"{name} must be a positive number, got {value}")
     best, points = fits.best, cells(runs)
     params, tokens = float(best.n_opt(budget)), float(best.d_opt(budget))
-    source = _loss_fit(fits)
+    source = law_of_loss(fits)
     around = surroundings(runs)
     proposed = proposed_shape(params, around) if shape else None
     cheapest = None if served is None else _deployment(source, budget, served)
@@ -171,7 +171,7 @@ def _searched(found: Estimate | None, spacing: float) -> Interval | None:
     return (found.low, found.high) if found and spacing else None
 
 
-def _loss_fit(fits: Fits) -> Fit | None:
+def law_of_loss(fits: Fits) -> Fit | None:
     """The chosen law; else the first trusted one; else the one of smallest residuals."""
     there = {fit.name: fit for fit in fits.approaches if isinstance(fit.law, LossLaw)}
     if fits.chosen in there:

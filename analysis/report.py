@@ -11,7 +11,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import report_answer, report_laws, report_overlay, report_runs
+from analysis import report_answer, report_confirm, report_laws, report_overlay, report_runs
+from analysis.confirm import Confirmation
 from analysis.fit import Fits
 from analysis.overlay import LOOKS, Tale
 from analysis.predict import Prediction
@@ -50,6 +51,7 @@ def write(
     path: Path,
     *,
     title: str,
+    confirmation: Confirmation | None = None,
     notes: Sequence[str] = (),
 ) -> None:
     """Write the report to `path` as HTML and beside it, ending in .md, as Markdown.
@@ -60,10 +62,14 @@ def write(
         prediction: the allocation asked for; without one the page opens with the law.
         path: the HTML file.
         title: the page's heading.
+        confirmation: how a larger run came out, if one was made.
         notes: sentences to show with the answer, such as what a sweep found unsound.
     """
     story = Story(runs=runs, fits=fits, prediction=prediction, notes=tuple(notes))
-    _write([section(story) for section in _SECTIONS], path, title)
+    made = [section(story) for section in _SECTIONS]
+    if confirmation is not None:
+        made.insert(1, report_confirm.confirmed(confirmation))
+    _write(made, path, title)
 
 
 def write_overlay(stories: Sequence[tuple[str, Story]], path: Path, *, title: str) -> None:

@@ -12,7 +12,7 @@ from analysis.predict import Prediction, predict
 from analysis.report_page import Story
 from analysis.runs import Runs
 from analysis.runs import read as read_table
-from tuner import soundness
+from tuner import confirm, soundness
 from tuner.config import ConfigError
 from tuner.status import open_folder
 
@@ -51,7 +51,10 @@ def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> 
     if source.is_dir():
         (source / "fit.json").write_text(json.dumps(told.fits.to_dict(), indent=1) + "\n")
     title = f"isoflop: {source.name}"
-    report.write(runs, told.fits, told.prediction, path, title=title, notes=told.notes)
+    report.write(
+        runs, told.fits, told.prediction, path, title=title, confirmation=confirm.read(source),
+        notes=told.notes,
+    )  # fmt: skip
     return told.prediction
 
 

@@ -303,6 +303,40 @@ def report(
     out.print(str(path), soft_wrap=True)
 
 
+@app.command()
+def confirm(
+    folder: Folder,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="FLOP of the run; default three times the largest.", callback=positive),
+    ] = None,
+    address: Address = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the predicted optimum beyond what was measured; hold its loss against the prediction.
+
+    Example: isoflop confirm runs/demo
+    """
+    from tuner import answer, planview
+    from tuner import confirm as confirming
+    from tuner import sweep as sweeps
+    from tuner.plan import plan as count
+
+    asked = confirming.prepare(folder, budget)
+    planview.show(count(asked.sweep), talk)
+    if not yes and sys.stdin.isatty() and not typer.confirm("Start?", err=True):
+        raise typer.Exit(REFUSED)
+    with _interruptible(asked.folder):
+        sweeps.run(asked.sweep, asked.folder, address=address)
+    found = confirming.hold(folder, asked)
+    answer.write_report(answer.read(folder), folder, folder / "report.html", asked.target)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        out.print(found.summary(), markup=False, highlight=False, soft_wrap=True)
+
+
 # --- the machine
 
 
