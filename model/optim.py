@@ -2,10 +2,12 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from model.parametrization import BASE_WIDTH, Group, groups, multiplier, share
 from model.recipe import Recipe
@@ -54,31 +56,42 @@ class AdamW:
         )
         self.names = [name for name, _ in named]
         self.parameters = [weight for _, weight in named]
-        self.weights = torch.cat([weight.detach().reshape(-1) for weight in self.parameters])
-        self.gradient, self.moment1, self.moment2 = torch.zeros(3, len(self.weights)).to(
-            self.weights
-        )
-        self.clock = torch.zeros((), device=self.weights.device)
         self.recipe = recipe
+        self.shares = [shares[name] for name in self.names]
+        self._kinds = [kinds[name] for name in self.names]
+        self._d_model = shape.d_model
+        weights = torch.cat([weight.detach().reshape(-1) for weight in self.parameters])
+        self.clock = torch.zeros((), device=weights.device)
+        self._settle((weights, *torch.zeros(3, len(weights)).to(weights)))
+
+    def move(self, buffers: Tensor) -> None:
+        """Go on in other `buffers` (4, weights): weights, gradient, first and second moments."""
+        here = (self.weights, self.gradient, self.moment1, self.moment2)
+        for buffer, before in zip(buffers, here, strict=True):
+            buffer.copy_(before)
+        self._settle(buffers.unbind())
+
+    def _settle(self, buffers: Sequence[Tensor]) -> None:
+        """Take `buffers`, and make the model's weights views of the first."""
+        self.weights, self.gradient, self.moment1, self.moment2 = buffers
         for weight, view in zip(self.parameters, self._views(self.weights), strict=True):
             weight.data = view
         self.gradients = self._views(self.gradient)
-        self.shares = [shares[name] for name in self.names]
-        self._spans = self._divide([kinds[name] for name in self.names], shape.d_model)
+        self._spans = self._divide()
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
         """`buffer` cut into the shapes of the weights."""
         pieces = buffer.split([weight.numel() for weight in self.parameters])
         return [p.view(w.shape) for p, w in zip(pieces, self.parameters, strict=True)]
 
-    def _divide(self, kinds: list[Group], d_model: int) -> list[_Span]:
+    def _divide(self) -> list[_Span]:
         """The buffers cut where rate or decay changes."""
         lengths: list[int] = []
         settings: list[tuple[float, float]] = []
-        for kind, part, weight in zip(kinds, self.shares, self.parameters, strict=True):
+        for kind, part, weight in zip(self._kinds, self.shares, self.parameters, strict=True):
             if kind not in self.takes:
                 break
-            scale = part * multiplier(kind, self.recipe.parametrization, d_model)
+            scale = part * multiplier(kind, self.recipe.parametrization, self._d_model)
             # Decay goes by the rate without the share, as if the factor were apart.
             decay = self.recipe.weight_decay / part if kind in ("hidden", "head") else 0.0
             if settings and settings[-1] == (scale, decay):
@@ -144,14 +157,15 @@ class Muon(AdamW):
 
     takes = ORDER[:-1]
 
-    def __init__(self, model: nn.Module, recipe: Recipe, shape: Shape) -> None:
-        super().__init__(model, recipe, shape)
-        kinds = groups(model)
-        buffers = (self.weights, self.gradient, self.moment1)
-        views = (self._views(buffer) for buffer in buffers)
+    @override
+    def _settle(self, buffers: Sequence[Tensor]) -> None:
+        super()._settle(buffers)
+        views = (self._views(buffer) for buffer in buffers[:3])
         self._matrices: defaultdict[_Kind, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-        for name, part, *whole in zip(self.names, self.shares, *views, strict=True):
-            if kinds[name] == "hidden":
+        for name, kind, part, *whole in zip(
+            self.names, self._kinds, self.shares, *views, strict=True
+        ):
+            if kind == "hidden":
                 for matrices in zip(*(_matrices(name, view) for view in whole), strict=True):
                     rows, columns = matrices[0].shape
                     self._matrices[rows, columns, part].append(matrices)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from types import ModuleType
 from typing import TypedDict
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from model.evaluation import Evaluation
 from model.execution import Execution
-from model.gradient import gradient
+from model.gradient import Gradient, gradient
 from model.optim import optimizer
 from model.parametrization import initialize
 from model.progress import DIVERGED_LOSS, Progress
@@ -96,7 +97,9 @@ class Training:
         self.model = model.to(self.device)
         self.optimizer = optimizer(self.model, recipe, shape)
         self._evaluate = Evaluation(held_out, held_out_documents, self.device)
-        self._gradient = gradient(self.model, self.optimizer, recipe, execution)
+        self.execution = execution
+        self.parts = execution.parts(recipe.batch_size)
+        """Micro-batches in a batch."""
         self._prepared = not (execution.compiled or execution.captured)
         self.preparing_seconds = 0.0
         """Spent on compiling and capturing; in no progress's seconds, and so in no rate or MFU."""
@@ -108,16 +111,29 @@ class Training:
         self._evaluations = 0
         self._diverged = False
 
+    @cached_property
+    def _gradient(self) -> Gradient:
+        return gradient(self.model, self.optimizer, self.recipe, self.execution)
+
     def run(self) -> Iterator[Progress]:
         """Train, yielding at each step of `report_at` still ahead; the last one is `final`.
 
         A run whose loss or weights cease to be finite yields its last progress early, `diverged`.
         """
-        for stop in self.report_at:
-            if self._diverged or stop <= self._step:
-                continue
+        while (stop := self.next_report) is not None:
             self._advance(stop)
-            yield self._progress()
+            yield self.report()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._step
+
+    @property
+    def next_report(self) -> int | None:
+        """The next step of `report_at`; None once the run has ended."""
+        ahead = (stop for stop in self.report_at if stop > self._step)
+        return None if self._diverged else next(ahead, None)
 
     def state_dict(self) -> State:
         """What `load_state_dict` needs to go on bit for bit (on CPU); take it between reports."""
@@ -149,7 +165,7 @@ class Training:
         host.numpy()[...] = tokens
         return host.to(self.device, non_blocking=True)
 
-    def _batch(self) -> Tensor:
+    def batch(self) -> Tensor:
         """Tokens of the next step."""
         tokens = self._tensor(self.batches(self._step))
         expected = (self.recipe.batch_size, self.shape.context_length + 1)
@@ -160,25 +176,37 @@ class Training:
             )
         return tokens
 
-    def _advance(self, stop: int) -> None:
-        """Train until `stop` steps are done or the loss is no number."""
+    def begin(self) -> None:
+        """Set out for the next report."""
         self.model.train()
         self._loss_sum.zero_()
         self._reported = self._step
+
+    def move(self, loss: Tensor) -> None:
+        """Take a step: the optimizer's gradient is that of the batch, which has this `loss`."""
+        self._loss_sum += loss
+        self.optimizer.step(rate(self._step, self.steps, self.recipe))
+        self._step += 1
+
+    def spend(self, seconds: float) -> None:
+        """Count `seconds` as spent on steps."""
+        self._seconds += seconds
+
+    def _advance(self, stop: int) -> None:
+        """Train until `stop` steps are done or the loss is no number."""
+        self.begin()
         self._prepare()
         loading = 0.0
         begin = self._clock()
         with self._randomness() as source:
-            while self._step < stop and not self._lost():
+            while self._step < stop and not self.lost():
                 before = time.perf_counter()
-                tokens = self._batch()
+                tokens = self.batch()
                 loading += time.perf_counter() - before
-                self._loss_sum += self._gradient(tokens)
-                self.optimizer.step(rate(self._step, self.steps, self.recipe))
-                self._step += 1
+                self.move(self._gradient(tokens))
             self._random = source.get_rng_state()
         # A GPU trains on while the next batch is loaded: only what it waits for is in the way.
-        self._seconds += self._clock() - begin - (loading if self.device.type == "cpu" else 0.0)
+        self.spend(self._clock() - begin - (loading if self.device.type == "cpu" else 0.0))
 
     def _prepare(self) -> None:
         """Compile and capture before the clock runs, by a gradient that moves nothing."""
@@ -187,7 +215,7 @@ class Training:
         begin = self._clock()
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         with self._randomness():
-            self._gradient(self._batch())
+            self._gradient(self.batch())
         for buffer, before in buffers:
             buffer.copy_(before)
         self._prepared = True
@@ -208,12 +236,12 @@ class Training:
             source.set_rng_state(self._random)
             yield source
 
-    def _lost(self) -> bool:
+    def lost(self) -> bool:
         """Whether, at a step at which it is looked at, the loss is no number."""
         looked_at = self._step % WATCH == 0 and self._step > self._reported
         return looked_at and not math.isfinite(self._loss_sum.item())
 
-    def _progress(self) -> Progress:
+    def report(self) -> Progress:
         """Evaluate and say where the run stands."""
         steps = self._step - self._reported
         train_loss = self._loss_sum.item() / steps

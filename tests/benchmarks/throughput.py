@@ -2,8 +2,9 @@
 
 One is nanoGPT's way, one the course's architecture from torch's own modules. All train the same
 shape on the same tokens with one thread; blocks of steps alternate, and a ratio is the median over
-blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. `--device cuda`
-takes GPU sizes instead: see `on_device.py`. Prints a table on stderr, one line of JSON on stdout.
+blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. The same then for
+a member of a stack of eight rates. `--device cuda` takes GPU sizes instead: see `on_device.py`.
+Prints tables on stderr, one line of JSON on stdout.
 """
 
 import argparse
@@ -25,9 +26,12 @@ from torch.nn.functional import cross_entropy, gelu
 from model.peak import peak_flops
 from model.recipe import Recipe
 from model.shape import Shape
+from model.stack import Stack
 from model.train import Training
 
 VOCAB, CONTEXT = 256, 64
+MEMBERS = 8
+"""Rates of one shape that are trained as a stack."""
 ROWS = [  # layers, width, sequences a step
     (1, 8, 4),
     (1, 16, 4),
@@ -97,29 +101,58 @@ class PlainLoop:
         return time.perf_counter() - begin
 
 
+def training(shape, batch, block, blocks, rate=1e-3):
+    """A training of ours that reports after every block of steps."""
+    return Training(
+        shape=shape,
+        recipe=Recipe(learning_rate=rate, batch_size=len(batch)),
+        steps=block * blocks,
+        report_at=range(block, block * blocks + 1, block),
+        batches=lambda step: batch,
+        held_out=[batch[:2]],
+        seed=1,
+        flops_per_step=shape.flops_per_step(len(batch)),
+    )
+
+
 class OurLoop:
-    """`Training`, reporting after every block of steps."""
+    """`Training` by itself."""
 
     def __init__(self, shape, batch, block, blocks):
-        training = Training(
-            shape=shape,
-            recipe=Recipe(learning_rate=1e-3, batch_size=len(batch)),
-            steps=block * blocks,
-            report_at=range(block, block * blocks + 1, block),
-            batches=lambda step: batch,
-            held_out=[batch[:2]],
-            seed=1,
-            flops_per_step=shape.flops_per_step(len(batch)),
-        )
-        self.reports, self.spent = training.run(), 0.0
+        self.reports, self.spent = training(shape, batch, block, blocks).run(), 0.0
 
     def seconds(self):
         before, self.spent = self.spent, next(self.reports).seconds
         return self.spent - before
 
 
-def measure(num_layers, d_model, sequences, seconds):
-    """FLOPs a step, seconds of nanoGPT's and ours, both ratios: medians over blocks."""
+class StackedLoop:
+    """`MEMBERS` rates as one `Stack`: seconds of one member."""
+
+    def __init__(self, shape, batch, block, blocks):
+        rates = [1e-3 * 2**k for k in range(MEMBERS)]
+        members = [training(shape, batch, block, blocks, rate) for rate in rates]
+        self.reports, self.spent = Stack(members).run(), 0.0
+
+    def seconds(self):
+        before, self.spent = self.spent, next(self.reports)[0].seconds
+        return self.spent - before
+
+
+def measure_stacked(num_layers, d_model, sequences, seconds):
+    """Milliseconds a step of nanoGPT's, ours and one stacked member; its ratio to both."""
+    shape, batch = problem(num_layers, d_model, sequences)
+    plain, blocks = PlainLoop(Plain(shape), batch), 8
+    plain.seconds(3)
+    block = max(2, round(seconds / (1 + MEMBERS / 2) / blocks / (plain.seconds(5) / 5)))
+    ours, stacked = (kind(shape, batch, block, blocks) for kind in (OurLoop, StackedLoop))
+    rounds = [(plain.seconds(block), ours.seconds(), stacked.seconds()) for _ in range(blocks)][1:]
+    times = [1e3 * statistics.median(some) / block for some in zip(*rounds, strict=True)]
+    return *times, *(statistics.median(r[k] / r[2] for r in rounds) for k in (0, 1))
+
+
+def problem(num_layers, d_model, sequences):
+    """A shape, and tokens for every step."""
     shape = Shape(
         d_model=d_model,
         num_layers=num_layers,
@@ -128,7 +161,12 @@ def measure(num_layers, d_model, sequences, seconds):
         vocab_size=VOCAB,
         context_length=CONTEXT,
     )
-    batch = np.random.default_rng(1).integers(0, VOCAB, (sequences, CONTEXT + 1))
+    return shape, np.random.default_rng(1).integers(0, VOCAB, (sequences, CONTEXT + 1))
+
+
+def measure(num_layers, d_model, sequences, seconds):
+    """FLOPs a step, seconds of nanoGPT's and ours, both ratios: medians over blocks."""
+    shape, batch = problem(num_layers, d_model, sequences)
     plain, course = (PlainLoop(kind(shape), batch) for kind in (Plain, Course))
     plain.seconds(3)
     course.seconds(3)
@@ -140,6 +178,23 @@ def measure(num_layers, d_model, sequences, seconds):
     over_plain = statistics.median(a / c for a, _, c in rounds[1:])
     over_course = statistics.median(b / c for _, b, c in rounds[1:])
     return shape.flops_per_step(sequences), theirs, mine, over_plain, over_course
+
+
+def stacked(seconds):
+    """How many times as fast a member of a stack is as the plain loop, and as ours alone."""
+    found = {}
+    print(f"\n{MEMBERS} stacked    plain ms  ours ms  stacked  ratio  to ours", file=sys.stderr)
+    for num_layers, d_model, sequences in [row for row in ROWS if row[1] in (16, 32, 64)]:
+        *times, over_plain, over_ours = measure_stacked(num_layers, d_model, sequences, seconds)
+        print(
+            f"{f'{num_layers}x{d_model}':<12}"
+            + "".join(f"{ms:>9.2f}" for ms in times)
+            + f" {over_plain:>6.2f} {over_ours:>8.2f}",
+            file=sys.stderr,
+        )
+        found[f"stacked_d{d_model}"] = round(over_plain, 3)
+        found[f"stacked_d{d_model}_to_ours"] = round(over_ours, 3)
+    return found
 
 
 def provenance():
@@ -177,7 +232,7 @@ def main():
         figures[f"ratio_d{d_model}"] = round(ratio, 3)
         figures[f"course_d{d_model}"] = round(course, 3)
         figures[f"mfu_d{d_model}"] = round(speed / peak, 4)
-    figures |= dict.fromkeys(("stacked_d16", "stacked_d32", "stacked_d64"))  # not built
+    figures |= stacked(seconds)
     print(json.dumps(figures | provenance()))
 
 

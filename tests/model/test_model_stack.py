@@ -1,0 +1,166 @@
+"""Several trainings as one batched model: each is what it is alone, but for rounding."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.backprop import Backprop
+from model.execution import Execution
+from model.recipe import Recipe
+from model.shape import Shape
+from model.stack import Stack
+from model.stacked import StackedBackprop
+from model.train import CPU, Training
+from model.transformer import BasicsTransformerLM
+
+SHAPE = Shape(d_model=16, num_layers=2, num_heads=2, d_ff=64, vocab_size=40, context_length=16)
+RECIPE = Recipe(learning_rate=0.02, batch_size=4)
+ALONE = {
+    "slow": {"learning_rate": 0.002},
+    "fast": {"learning_rate": 0.05, "schedule": "cosine"},
+    "wsd": {"schedule": "wsd", "cooldown_floor": 5, "weight_decay": 0.1},
+    "muon": {"optimizer": "muon"},
+}
+
+
+def training(seed=1, steps=60, shape=SHAPE, execution=CPU, **changed):
+    def batches(step):
+        rng = np.random.default_rng([seed, step])
+        return np.cumsum(rng.integers(0, 3, (4, shape.context_length + 1)), axis=1) % 40
+
+    return Training(
+        shape=shape,
+        recipe=dataclasses.replace(RECIPE, **changed),
+        steps=steps,
+        report_at=[*range(15, steps, 15), steps],
+        batches=batches,
+        held_out=[batches(10_000)],
+        seed=seed,
+        flops_per_step=shape.flops_per_step(4),
+        execution=execution,
+    )
+
+
+def reports(stack, drop=lambda place, progress: False):
+    """What each member reported, by its place."""
+    found = {}
+    for some in stack.run():
+        for place, progress in some.items():
+            found.setdefault(place, []).append(progress)
+            if place in stack.members and drop(place, progress):
+                stack.drop(place)
+    return found
+
+
+def same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert (one.step, one.tokens, one.flops, one.final) == (
+            other.step, other.tokens, other.flops, other.final
+        )  # fmt: skip
+        assert one.learning_rate == other.learning_rate
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    members=st.integers(1, 4),
+    batch=st.integers(1, 3),
+    layers=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    size=st.sampled_from([4, 8]),
+    context=st.integers(1, 9),
+    vocab=st.integers(2, 30),
+)
+def test_gradients_are_those_of_each_alone(members, batch, layers, heads, size, context, vocab):
+    shape = Shape(
+        d_model=heads * size, num_layers=layers, num_heads=heads, d_ff=24, vocab_size=vocab,
+        context_length=context,
+    )  # fmt: skip
+    model = BasicsTransformerLM.from_shape(shape)
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        name: torch.randn(members, *w.shape, generator=generator)
+        for name, w in model.named_parameters()
+    }
+    gradients = {name: torch.full_like(w, math.nan) for name, w in weights.items()}
+    size = (members, batch, context + 1)
+    tokens = torch.randint(0, vocab, size, generator=generator)
+    losses = StackedBackprop(shape, batch, weights, gradients)(tokens)
+    for k in range(members):
+        own = {name: torch.empty_like(w[k]) for name, w in weights.items()}
+        alone = Backprop(shape, batch, {name: w[k] for name, w in weights.items()}, own)
+        torch.testing.assert_close(losses[k], alone(tokens[k]), rtol=1e-4, atol=1e-5)
+        for name, expected in own.items():
+            scale = expected.abs().max().item()
+            torch.testing.assert_close(
+                gradients[name][k], expected, rtol=1e-3, atol=1e-4 * scale + 1e-6
+            )
+
+
+def test_each_member_is_what_it_is_alone():
+    """Rates, schedules, optimizers, seeds and lengths of their own."""
+    chosen = [{**kept, "seed": k, "steps": 45 + 15 * k} for k, kept in enumerate(ALONE.values())]
+    found = reports(Stack([training(**kept) for kept in chosen]))
+    assert sorted(found) == [0, 1, 2, 3]
+    for place, kept in enumerate(chosen):
+        same(found[place], list(training(**kept).run()))
+
+
+def test_a_member_that_is_dropped_leaves_the_others_as_they_were():
+    stack = Stack([training(learning_rate=rate) for rate in (0.001, 0.02, 0.05)])
+    found = reports(stack, drop=lambda place, progress: place == 0 and progress.step == 30)
+    assert [progress.step for progress in found[0]] == [15, 30]
+    for place, rate in ((1, 0.02), (2, 0.05)):
+        same(found[place], list(training(learning_rate=rate).run()))
+
+
+def test_one_that_diverges_leaves_by_itself():
+    members = [training(learning_rate=rate) for rate in (1e30, 0.02)]
+    found = reports(Stack(members))
+    assert found[0][-1].diverged and found[0][-1].final
+    same(found[1], list(training(learning_rate=0.02).run()))
+
+
+def test_a_state_goes_on_alone_and_in_another_stack():
+    members = [training(learning_rate=rate) for rate in (0.01, 0.02)]
+    for _, _found in zip(range(2), Stack(members).run(), strict=False):
+        states = [member.state_dict() for member in members]
+    assert [state["step"] for state in states] == [30, 30]
+    again = [training(learning_rate=rate) for rate in (0.01, 0.02)]
+    for member, state in zip(again, states, strict=True):
+        member.load_state_dict(state)
+    expected = list(training(learning_rate=0.01).run())[2:]
+    same(reports(Stack(again))[0], expected)
+    alone = training(learning_rate=0.01)
+    alone.load_state_dict(states[0])
+    same(list(alone.run()), expected)
+
+
+def test_seconds_are_shared_and_weights_are_each_their_own():
+    members = [training(learning_rate=rate) for rate in (0.01, 0.02)]
+    found = reports(Stack(members))
+    assert found[0][-1].seconds == found[1][-1].seconds > 0
+    one, other = (member.model.lm_head.weight for member in members)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"shape": dataclasses.replace(SHAPE, d_ff=32)},
+        {"shape": dataclasses.replace(SHAPE, ffn="swiglu")},
+        {"dropout": 0.1},
+        {"dtype": "bfloat16"},
+        {"execution": Execution(micro_batch_size=2)},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_stacked_is_refused(other):
+    with pytest.raises(ValueError, match="members must be plain decoders"):
+        Stack([training(), training(**other)])
