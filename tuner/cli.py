@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner import cli_models, cli_serve
-from tuner.mistakes import INCOMPLETE, INTERRUPTED, REFUSED, check_names, storage_trouble, told
-from tuner.terminal import AsJson, Settings, SweepFile, out, positive, print_json, talk
+from tuner import cli_laws, cli_models, cli_serve
+from tuner.mistakes import INCOMPLETE, INTERRUPTED, OK, REFUSED, check_names, storage_trouble, told
+from tuner.terminal import AsJson, Settings, SweepFile, busy, out, positive, print_json, talk
 
 if TYPE_CHECKING:
-    from analysis.comparison import Fits
-    from analysis.predict import Prediction
     from tuner.config import Sweep
+
 
 app = typer.Typer(
     name="isoflop",
@@ -29,33 +28,22 @@ app.add_typer(cli_models.data_app, name="data")
 app.add_typer(cli_serve.serve_app, name="serve")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")]
-RunTable = Annotated[
-    Path, typer.Argument(metavar="RUNS", help="A sweep's folder, or a table: CSV, JSON, Parquet.")
-]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster: auto, or ray://HOST:10001.")
 ]
-ColumnMap = Annotated[
-    list[str] | None,
-    typer.Option("--map", metavar="THEIRS=OURS", help="What a column of the table is called."),
-]
 
 
-def _all_positive(values: list[float] | None) -> list[float] | None:
-    """The same for an option given several times."""
-    for value in values or ():
-        positive(value)
-    return values
+@app.callback()
+def common(
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Results and errors only; also after a command.")
+    ] = False,
+) -> None:
+    """Plan one big training run from many small ones.
 
-
-PinE = Annotated[
-    float | None,
-    typer.Option(
-        "--pin-E",
-        metavar="LOSS",
-        help="An irreducible loss known beforehand, nat/token: given, not fitted. E.g. 2.567.",
-    ),
-]
+    Example: isoflop plan tuner/sweeps/demo.toml
+    """
+    talk.quiet = quiet
 
 
 # --- sweeps
@@ -153,6 +141,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also here: .csv or .parquet.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the run table of a sweep from its ledger.
 
@@ -173,6 +162,9 @@ def export(
             raise ConfigError(f"-o {output}: end it in .csv or .parquet")
         runs.write(table, output)
         paths.append(output)
+    if as_json:
+        print_json({"paths": [str(path) for path in paths], "rows": len(table)})
+        return
     for path in paths:
         out.print(str(path), soft_wrap=True)
 
@@ -180,127 +172,9 @@ def export(
 # --- laws
 
 
-@app.command()
-def fit(
-    runs_path: RunTable,
-    column_map: ColumnMap = None,
-    at: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Also give N_opt and D_opt at this budget, FLOP.", callback=_all_positive
-        ),
-    ] = None,
-    pin_E: PinE = None,
-    replicates: Annotated[
-        int, typer.Option(min=0, help="Bootstrap draws for the intervals; 0: no intervals.")
-    ] = 1000,
-    delta: Annotated[
-        float,
-        typer.Option(help="Width of the Huber penalty on log loss.", callback=positive),
-    ] = 1e-3,
-    figures: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw every figure to this folder, up to the largest --at.", file_okay=False
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Fit every compute-optimal law the table supports, side by side.
-
-    Example: isoflop fit runs/demo --at 1e13
-
-    With plots: isoflop fit data/isoflops_curves.json --at 1e24 --figures plots
-
-    Known irreducible loss: isoflop fit data/isoflops_curves.json --pin-E 1.9 --replicates 4000
-    """
-    from analysis.conventions import compared
-    from analysis.fit import fit as fit_laws
-    from tuner.answer import read
-
-    runs = read(runs_path, column_map or ())
-    fits = fit_laws(runs, at=at or (), pinned_E=pin_E, replicates=replicates, delta=delta)
-    fits = compared(runs, fits, pinned_E=pin_E, delta=delta, replicates=min(replicates, 200))
-    _print_answer(fits, as_json)
-    if figures is not None:
-        from analysis.picture import write as draw_all
-
-        for path in draw_all(runs, fits, figures, target=max(at or [runs.reach])):
-            typer.echo(f"drawn: {path}", err=True)
-
-
-@app.command()
-def predict(
-    runs_path: RunTable,
-    budget: Annotated[
-        float, typer.Option(help="Compute of the run being planned, FLOP.", callback=positive)
-    ],
-    column_map: ColumnMap = None,
-    served: Annotated[
-        float | None,
-        typer.Option(
-            callback=positive,
-            metavar="TOKENS",
-            help="Tokens the model will serve in its life: also say which model of the same loss "
-            "is cheapest to train and to serve. E.g. 1e12.",
-        ),
-    ] = None,
-    pin_E: PinE = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what to train at a budget: N, D, shape, learning rate, batch, loss, with intervals.
-
-    Example: isoflop predict runs/demo --budget 1e13
-
-    With inference: isoflop predict data/isoflops_curves.json --budget 1e22 --served 1e12
-    """
-    from analysis.fit import fit as fit_laws
-    from analysis.predict import predict as allocate
-    from tuner.answer import read
-
-    runs = read(runs_path, column_map or ())
-    fits = fit_laws(runs, at=[budget], pinned_E=pin_E)
-    prediction = allocate(runs, fits, budget, served=served)
-    _print_answer(prediction, as_json)
-
-
-@app.command()
-def report(
-    tables: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUNS...",
-            help="A sweep's folder, or a table: CSV, JSON, Parquet; several are overlaid.",
-        ),
-    ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file.")] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            help="What the answer is for, FLOP; default ten times the largest.",
-            callback=positive,
-        ),
-    ] = None,
-    column_map: ColumnMap = None,
-) -> None:
-    """Write one HTML page with the answer, how sure it is, and every trial.
-
-    Example: isoflop report runs/demo -o report.html
-
-    Two sweeps in one: isoflop report runs/demo runs/smoke -o both.html
-    """
-    from tuner import answer
-
-    inside = len(tables) == 1 and tables[0].is_dir()
-    path = output or (tables[0] / "report.html" if inside else Path("report.html"))
-    read = [(source, answer.read(source, column_map or ())) for source in tables]
-    if len(read) == 1:
-        predictions = [answer.write_report(read[0][1], tables[0], path, budget)]
-    else:
-        predictions = answer.write_overlay(read, path, budget)
-    for source, prediction in zip(tables, predictions, strict=True):
-        talk.print(f"{source}: {prediction.summary()}", markup=False)
-    out.print(str(path), soft_wrap=True)
+app.command()(cli_laws.fit)
+app.command()(cli_laws.predict)
+app.command()(cli_laws.report)
 
 
 @app.command()
@@ -348,7 +222,8 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from tuner.doctor import examine
 
-    checks = examine()
+    with busy("looking, and training a moment"):
+        checks = examine()
     if as_json:
         print_json({check.name: check.to_dict() for check in checks})
     else:
@@ -368,14 +243,6 @@ app.command()(cli_models.generate)
 # --- what several commands need
 
 
-def _print_answer(answer: "Fits | Prediction", as_json: bool) -> None:
-    """An answer as JSON, or in words."""
-    if as_json:
-        print_json(answer.to_dict())
-    else:
-        out.print(answer.summary(), markup=False, highlight=False, soft_wrap=True)
-
-
 def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     """Run or go on, then fit and report; leave with the exit code that says how it went."""
     from analysis.results import FitError
@@ -392,7 +259,8 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     talk.print(statusview.table(standing))
     path = folder / "report.html"
     try:
-        prediction = answer.write_report(answer.read(folder), folder, path, sweep.target_budget)
+        with busy("fitting, and writing the report"):
+            prediction = answer.write_report(answer.read(folder), folder, path, sweep.target_budget)
     except (FitError, RunTableError) as error:
         talk.print(f"no law fits this table yet:\n{error}", markup=False)
         talk.print(f"the runs are in {folder / 'trials.csv'}")
@@ -426,7 +294,16 @@ def main() -> None:
     """Run the command; a person's mistake ends in one line each, not in a traceback."""
     check_names()
     with told():
-        app()
+        words = _quiet_first(sys.argv[1:]) or ["--help"]
+        sys.exit(app(words, standalone_mode=False) or OK)
+
+
+def _quiet_first(words: list[str]) -> list[str]:
+    """-q belongs before the command; people write it anywhere. What follows -- is left alone."""
+    end = words.index("--") if "--" in words else len(words)
+    quiet = [word for word in words[:end] if word in {"-q", "--quiet"}]
+    rest = [word for word in words[:end] if word not in {"-q", "--quiet"}]
+    return [*quiet[:1], *rest, *words[end:]]
 
 
 if __name__ == "__main__":

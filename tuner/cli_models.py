@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tuner.mistakes import INCOMPLETE, INTERRUPTED
-from tuner.terminal import AsJson, Settings, SweepFile, out, positive, print_json, talk
+from tuner.terminal import AsJson, Settings, SweepFile, busy, out, positive, print_json, talk
 
 if TYPE_CHECKING:
     from data.corpus import Corpus
@@ -42,14 +42,15 @@ def prepare(
     """
     from data.prepare import prepare as make
 
-    corpus = make(
-        source,
-        folder,
-        tokenizer=tokenizer,
-        held_out_share=held_out_share,
-        max_bytes=max_bytes,
-        text_column=text_column,
-    )
+    with busy(f"reading {source}"):
+        corpus = make(
+            source,
+            folder,
+            tokenizer=tokenizer,
+            held_out_share=held_out_share,
+            max_bytes=max_bytes,
+            text_column=text_column,
+        )
     _print_facts(_corpus_facts(corpus), as_json)
 
 
@@ -132,15 +133,16 @@ def generate(
     if top_p is not None and not 0 < top_p <= 1:
         raise typer.BadParameter(f"--top-p {top_p}: above 0 and at most 1")
     prompts = [_stdin() if text == "-" else text for text in prompt or ["\n"]]
-    written = writing.generate(
-        folder,
-        prompts,
-        tokens=tokens,
-        sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
-        seed=seed,
-        coder_name=tokenizer,
-        past_end=past_end,
-    )
+    with busy("writing"):
+        written = writing.generate(
+            folder,
+            prompts,
+            tokens=tokens,
+            sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
+            seed=seed,
+            coder_name=tokenizer,
+            past_end=past_end,
+        )
     pairs = list(zip(prompts, written, strict=True))
     if as_json:
         print_json([{"prompt": asked, "text": text} for asked, text in pairs])

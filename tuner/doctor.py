@@ -24,6 +24,14 @@ DISK = 2
 FILES = 1024
 """Least open files for Ray on one machine; its clusters want 65,536."""
 SWEEP_PACKAGES = ("torch", "ray", "optuna", "tensorboardX", "tokenizers")
+SHARED = 0.5
+"""Least free shared memory for Ray's object store, GiB."""
+EXTRAS = (
+    ("data", "datasets", "TinyStories, OpenWebText and FineWeb-Edu by name"),
+    ("huggingface", "transformers", "its architectures as models of one's own"),
+    ("serve", "fastapi", "isoflop serve"),
+)
+"""Extra, the package that shows it, and what it is for."""
 MEASURED = (1, 32)
 """Layers and width of the model whose training speed is measured."""
 
@@ -52,7 +60,7 @@ def examine() -> list[Check]:
 
 def _checks() -> Iterator[Check]:
     yield _at_least(
-        "python", sys.version_info[0] + sys.version_info[1] / 100, 3.11, "3.11 or later"
+        "python", sys.version_info[0] + sys.version_info[1] / 100, 3.11, "python3.11 -m venv .venv"
     )
     missing = [name for name in SWEEP_PACKAGES if find_spec(name) is None]
     versions = ", ".join(f"{n} {version(n)}" for n in SWEEP_PACKAGES if n not in missing)
@@ -70,6 +78,8 @@ def _checks() -> Iterator[Check]:
     yield _at_least("disk", disk, DISK, "free disk space, or another folder: --dir")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     yield _at_least("open files", files, FILES, "ulimit -n 65536")
+    yield from _shared_memory()
+    yield from _extras()
     if not missing:
         yield from _speed()
 
@@ -80,6 +90,33 @@ def _at_least(name: str, value: float, least: float, remedy: str) -> Check:
     return Check(name=name, sound=sound, found=found, remedy="" if sound else remedy, value=value)
 
 
+def _shared_memory() -> Iterator[Check]:
+    """Ray's object store lies in /dev/shm, which containers often keep at 64 MiB."""
+    place = Path("/dev/shm")
+    if place.is_dir():
+        free = shutil.disk_usage(place).free / 2**30
+        yield _at_least("/dev/shm", free, SHARED, "docker run --shm-size=2g …")
+
+
+def _extras() -> Iterator[Check]:
+    """Packages that only some commands want: told, not demanded."""
+    for extra, package, use in EXTRAS:
+        there = find_spec(package) is not None
+        found = f"{package} {version(package)}" if there else f"not installed: {use}"
+        remedy = "" if there else f"pip install 'isoflop[{extra}]', if you want it"
+        yield Check(name=extra, sound=True, found=found, remedy=remedy)
+
+
+def _accelerator(torch_sees: bool) -> Iterator[Check]:
+    """A GPU that the driver knows and torch does not."""
+    if not torch_sees and shutil.which("nvidia-smi") is not None:
+        yield Check(
+            name="gpu", sound=False, found="the driver is there, this torch was built without CUDA",
+            remedy="pip install --force-reinstall torch "
+            "--index-url https://download.pytorch.org/whl/cu126",
+        )  # fmt: skip
+
+
 def _speed() -> Iterator[Check]:
     """The device, its peak, and what real training makes of it, on one thread a slot."""
     import torch  # noqa: PLC0415  the checks above tell whether it is there
@@ -87,6 +124,7 @@ def _speed() -> Iterator[Check]:
     from model.peak import peak_flops  # noqa: PLC0415
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    yield from _accelerator(device == "cuda")
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     yield Check(name="device", sound=True, found=name)
     torch.set_num_threads(1)

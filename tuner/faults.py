@@ -45,6 +45,8 @@ def _told(model: type[BaseModel], key: str, fault: dict[str, Any]) -> str:
     message = message[:1].lower() + message[1:]
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return f"{f'`{key}` ' if key else ''}{message}"
+    if fault["type"] == "tuple_type":
+        message = f"expected a list{_EXAMPLES.get(key, '')}"
     return f"`{key}` = {json.dumps(fault['input'], default=str)}: {message}"
 
 

@@ -4,12 +4,25 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import typer
 
 OK, INCOMPLETE, YOUR_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
+
+
+_USAGE = typer.BadParameter.__bases__[0]
+"""Click's UsageError, which typer keeps in one place or another."""
+EXTRAS = {
+    "torch": "sweep", "ray": "sweep", "optuna": "sweep", "tensorboardX": "sweep",
+    "tokenizers": "sweep", "cmaes": "sweep", "datasets": "data", "transformers": "huggingface",
+    "fastapi": "serve", "starlette": "serve", "uvicorn": "serve",
+}  # fmt: skip
+"""Packages that only some commands need, and the extra that brings each."""
 
 
 @contextmanager
@@ -19,6 +32,12 @@ def told() -> Iterator[None]:
         yield
     except SystemExit:
         raise
+    except (typer.Abort, KeyboardInterrupt):
+        _leave("interrupted", INTERRUPTED)
+    except _USAGE as error:
+        _leave(_usage(error), YOUR_INPUT)
+    except ModuleNotFoundError as error:
+        _leave(_absent(error), YOUR_INPUT)
     except _refusals() as error:
         _leave(str(error), REFUSED)
     except _mistakes() as error:
@@ -27,6 +46,26 @@ def told() -> Iterator[None]:
         _leave(f"ledger.db: {error}; restore it, or name another folder", YOUR_INPUT)
     except OSError as error:
         _leave(f"{error.filename or 'file'}: {error.strerror or error}", YOUR_INPUT)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, the nearest name, and where to read more."""
+    said = error.format_message()
+    if said.startswith("Usage:"):  # a group without a command: its help
+        return said
+    said = " ".join(said.split())
+    if possible := getattr(error, "possibilities", None):  # of options; for commands click does so
+        (nearest,) = get_close_matches(error.option_name, possible, n=1, cutoff=0)
+        said = f"No such option: {error.option_name}. Did you mean {nearest}?"
+    return said if error.ctx is None else f"{said}\ntry: {error.ctx.command_path} --help"
+
+
+def _absent(error: ModuleNotFoundError) -> str:
+    """Which extra brings a package; an import that fails for another reason is ours to mend."""
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS:
+        raise error
+    return f"this needs the package {name}: pip install 'isoflop[{EXTRAS[name]}]'"
 
 
 def check_names() -> None:

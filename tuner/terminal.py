@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,18 @@ Settings = Annotated[
     typer.Option("-s", "--set", metavar="KEY=VALUE", help="Lay a setting over the file."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def busy(doing: str) -> Iterator[None]:
+    """Show on stderr, where a person watches, that something of unknown length is being done."""
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = SpinnerColumn(), "{task.description}", TimeElapsedColumn()
+    hidden = talk.quiet or not talk.is_terminal
+    with Progress(*columns, console=talk, transient=True, disable=hidden) as shown:
+        shown.add_task(doing, total=None)
+        yield
 
 
 def positive(value: float | None) -> float | None:
