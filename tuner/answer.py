@@ -12,7 +12,7 @@ from analysis.predict import Prediction, predict
 from analysis.report_page import Story
 from analysis.runs import Runs
 from analysis.runs import read as read_table
-from tuner import confirm, soundness
+from tuner import confirm, soundness, value
 from tuner.config import ConfigError
 from tuner.status import open_folder
 
@@ -106,5 +106,7 @@ def _notes(source: Path) -> list[str]:
         return []
     sweep, ledger, provenance = open_folder(source)
     found = soundness.faults(sweep, ledger, provenance.vocab_size)
+    if sweep.target.interval is not None:
+        found.insert(0, value.told(sweep, ledger, provenance.vocab_size))
     ledger.close()
     return found

@@ -15,6 +15,7 @@ from tuner.agenda import Agenda
 from tuner.answers import Answers
 from tuner.backends.contract import FinalError, OutOfMemoryError
 from tuner.config import Sweep
+from tuner.early import Early
 from tuner.ledger import ENDED, Ledger, Record, Status
 from tuner.meter import Clock, Meter
 from tuner.scheduler import Asha
@@ -62,6 +63,7 @@ class Engine:
         self.asha = Asha(
             reduction=sweep.pruning.reduction, min_population=sweep.pruning.min_population
         )
+        self.early = Early()
         self.meter = Meter(sweep, ledger, clock)
         self._repeated: set[tuple[str, int]] = set()
         self.agenda = Agenda(sweep, ledger, self.vocab_size, max_tokens)
@@ -174,13 +176,20 @@ class Engine:
         return self._cut(trial, progress)
 
     def _cut(self, trial: Trial, progress: Progress) -> Verdict | None:
-        """How a trial ends that ASHA does not let go on."""
+        """How a trial ends that ASHA or foresight does not let go on."""
         group = _group(trial, progress.step)
         # A run chosen for what it tells is heard to its end, best of its shape or not.
         pruning = self.sweep.pruning.enabled and self.agenda.value is None
-        if not pruning or self.asha.goes_on(group, trial.key, progress.loss):
+        if not pruning:
             return None
-        return "pruned", f"ASHA at {progress.flops / trial.flops:.0%} of the budget"
+        share = f"{progress.flops / trial.flops:.0%} of the budget"
+        if not self.asha.goes_on(group, trial.key, progress.loss):
+            return "pruned", f"ASHA at {share}"
+        least = self.sweep.pruning.chance
+        chance = self.early.chance(trial, progress) if least else 1.0
+        if chance >= least:
+            return None
+        return "pruned", f"a chance of {chance:.1%} at {share} to end as its shape's best rate"
 
     def _repeats(self, record: Record, trial: Trial, seen: Progress, began: int) -> bool:
         """An attempt repeats reports: if its checkpoint is gone, it repeats the training too.
@@ -254,6 +263,8 @@ class Engine:
         """Tell everyone who learns from a trial that the ledger says it is over; twice is once."""
         trial, reports = self.trial(record), self.ledger.reports(record.key)
         self.agenda.changed(record.question.budget)
+        if status == "completed":
+            self.early.learn(trial, reports)
         self.studies.tell(record.question.budget, record.optuna, status, reports, trial.flops)
         if self.answers:
             self.answers.keep(trial, reports, self.ledger.record(record.key).device)

@@ -176,7 +176,7 @@ class Explore(Section):
 
 
 class Pruning(Section):
-    """ASHA over FLOPs, among the learning rates of one (budget, shape)."""
+    """Among the learning rates of one (budget, shape): ASHA over FLOPs, and foresight."""
 
     enabled: bool = True
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75)
@@ -185,6 +185,9 @@ class Pruning(Section):
     """One in `reduction` goes on."""
     min_population: Annotated[int, Field(ge=2)] = 2
     """Trials that must have reached a rung before anything is cut there."""
+    chance: Share = 0.0
+    """Stop a trial, too, whose chance of ending as its shape's best rate falls below this, by what
+    completed runs lost from that rung on; 0: ASHA alone."""
 
     @field_validator("rungs")
     @classmethod

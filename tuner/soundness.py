@@ -87,8 +87,15 @@ class Profile:
             for size, seed in places
         ]
 
-    def faults(self, min_steps: int) -> list[str]:
-        """In words, what keeps the profile's minimum from being trusted."""
+    def faults(self, min_steps: int, *, alone: bool = True) -> list[str]:
+        """In words, what keeps the profile's minimum from being trusted.
+
+        Args:
+            min_steps: optimizer steps that a run should take.
+            alone: the minimum is found from this profile; else from one law of loss and rates for
+                all budgets, which needs one size on each side and no other rates here.
+        """
+        margin = MARGIN if alone else 1
         if self.best is None:
             return [f"budget {self.budget:g}: no completed run"]
         found = []
@@ -96,12 +103,12 @@ class Profile:
         missing = [f"{n}x{d}" for n, d in self.window if (n, d) not in self.losses]
         if missing:
             found.append(f"no completed run at {', '.join(missing)}")
-        if min(self.sides) < MARGIN:
+        if min(self.sides) < margin:
             found.append(
                 f"the minimum, {asked.size[0]}x{asked.size[1]}, has {self.sides[0]} completed "
-                f"sizes below and {self.sides[1]} above; {MARGIN} are wanted: extend shapes.ladder"
+                f"sizes below and {self.sides[1]} above; {margin} are wanted: extend shapes.ladder"
             )
-        if self.edge is not None:
+        if alone and self.edge is not None:
             found.append(
                 f"the best learning rate, {asked.learning_rate:.3g}, is on the edge of those tried "
                 f"at its size, {self.rates[0]:.3g} to {self.rates[1]:.3g}: raise search.trials or "
@@ -166,8 +173,9 @@ def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:
     """In words, what keeps the sweep's profiles from being trusted."""
     if sweep.design == "grid":
         return []  # no profile, so no minimum to trust
+    alone = sweep.target.interval is None
     profiles = (profile(sweep, ledger, vocab_size, budget) for budget in sweep.budgets)
-    return [fault for found in profiles for fault in found.faults(sweep.min_steps)]
+    return [fault for found in profiles for fault in found.faults(sweep.min_steps, alone=alone)]
 
 
 def _cell(trial: Trial) -> tuple[Size, int]:

@@ -202,6 +202,21 @@ class Value:
         return Cell(budget=budget, size=size, number=number, seed=seed, setting=setting)
 
 
+def told(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
+    """In words, how near a sweep came to the interval asked for."""
+    value = Value(sweep, ledger, vocab_size, lambda _, sizes: list(sizes))
+    found = value.fit(sweep.search.learning_rate)
+    if found is None:
+        return "target.interval: too few runs completed to say how near the answer is"
+    n_opt, half = float(found.law.n_opt(value.target)), math.expm1(found.half_width(value.target))
+    reached = "reached" if half <= math.expm1(value.wanted) else "not reached"
+    return (
+        f"runs were chosen by value until N_opt at {value.target:.3g} FLOP would be known to "
+        f"{sweep.target.interval:.0%}: {reached}; one fit of law and learning rates to every run "
+        f"says {n_opt:.3g} within {half:.1%} (90 %)"
+    )
+
+
 class _Known:
     """What was asked so far."""
 

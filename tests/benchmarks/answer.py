@@ -12,6 +12,7 @@ import json
 import math
 import platform
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -161,7 +162,9 @@ ARMS = {
         {"search": FIXED, "pruning": {"rungs": [0.0625, 0.25], "reduction": 4}},
     ),
     "random": (Blind, {"search": FIXED, "pruning": {"enabled": False}}),
-    "isoflop": (Engine, {}),
+    # Ours: the covered plan with TPE and ASHA; the same with foresight beside ASHA; by value.
+    "plan": (Engine, {}),
+    "foresight": (Engine, {"pruning": {"chance": 0.05}}),
     "value": (Engine, {"target": {"budget": BEYOND * BUDGETS[-1], "interval": 0.1}}),
 }
 
@@ -258,15 +261,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed in place of ten")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--every", type=int, default=1, help="completed runs between two looks")
     options = parser.parse_args()
-    seeds, every = (1, 4) if options.quick else (options.seeds, 1)
+    seeds, every = (1, 4) if options.quick else (options.seeds, options.every)
     began = time.perf_counter()
-    races = {
-        (arm, name, seed): race(arm, law, seed, every)
-        for name, law in LAWS.items()
-        for seed in range(seeds)
-        for arm in ARMS
-    }
+    races = {}
+    for seed in range(seeds):
+        for name, law in LAWS.items():
+            for arm in ARMS:
+                races[arm, name, seed] = found = race(arm, law, seed, every)
+                print(arm, name, seed, found, file=sys.stderr, flush=True)
     print(f"{seeds} seeds; FLOP until N_opt({BEYOND * BUDGETS[-1]:.0e}) stays within 10 %")
     print("| law | arm | median, best cells | worst | median, surface | worst | spent | arrived |")
     print("|---|---|---|---|---|---|---|---|")

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from driving import drive, engine_in, table
 
-from tuner import plan, simulate, space
+from tuner import plan, simulate, soundness, space
 from tuner.config import ConfigError
 from tuner.engine import Engine
 from tuner.ledger import Ledger
 from tuner.search import Studies
+from tuner.value import told
 
 LAW = {
     "learning_rate": 1.79, "rate_params": -0.713, "rate_tokens": 0.307, "curvature": 0.0125,
@@ -112,6 +113,15 @@ def test_a_rate_that_failed_is_kept_away_from(targeted):
             place = (other.budget, other.size)
             if place == (asked.budget, asked.size) and asked.number > max(other.number, 1):
                 assert asked.learning_rate <= other.learning_rate / 2
+
+
+def test_it_says_how_near_it_came(targeted):
+    engine = run(targeted())
+    said = told(engine.sweep, engine.ledger, engine.vocab_size)
+    assert "known to 15%: reached; one fit of law and learning rates to every run says" in said
+    capped = run(targeted(target={"interval": 1e-3}, cap={"flops": 2e19}))
+    assert "not reached" in told(capped.sweep, capped.ledger, capped.vocab_size)
+    assert not soundness.faults(engine.sweep, engine.ledger, engine.vocab_size)
 
 
 def test_chosen_runs_are_heard_to_their_end(targeted):

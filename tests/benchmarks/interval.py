@@ -1,0 +1,88 @@
+"""How often the interval that a sweep stops at holds the truth: 400 simulated sweeps.
+
+Each runs, as `answer.py` does, on one of three known laws until the 90 % interval of N_opt at ten
+times its largest budget lies within 15 % of it (`target.interval`). Stopping when an interval looks
+narrow favors lucky noise: here that is counted. Of 400 intervals that hold the truth nine times in
+ten 344 to 376 do, in 99 % of repetitions.
+"""
+
+import argparse
+import json
+import math
+import platform
+import time
+from statistics import median
+
+import numpy as np
+from answer import BEYOND, BUDGETS, LAWS, commit, sweep_of
+from threadpoolctl import threadpool_limits
+
+from analysis.laws import LossLaw
+from tuner import simulate
+
+INTERVAL = 0.15
+
+
+def reached(law: dict, seed: int) -> dict:
+    """How a sweep ended."""
+    target = {"budget": BEYOND * BUDGETS[-1], "interval": INTERVAL}
+    sweep = sweep_of(law, seed, target=target)
+    simulation = simulate.in_memory(sweep)
+    runs = sum(1 for _ in simulation)
+    engine = simulation.engine
+    found = engine.agenda.value.fit(sweep.search.learning_rate)
+    answer, truth = found.law, LossLaw(**law)
+    at = target["budget"]
+    low, high = np.quantile(answer_draws(found, seed).loss_opt(at), [0.05, 0.95])
+    return {
+        "off": math.log(answer.n_opt(at) / truth.n_opt(at)), "half_width": found.half_width(at),
+        "loss_inside": bool(low <= truth.loss_opt(at) <= high),
+        "runs": runs, "flops": float(engine.ledger.charged()),
+    }  # fmt: skip
+
+
+def answer_draws(found, seed):
+    """Laws from the fit's own distribution."""
+    return found.draws(1000, np.random.default_rng(seed))
+
+
+@threadpool_limits.wrap(limits=1)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="60 sweeps in place of 400")
+    parser.add_argument("--sweeps", type=int, default=400)
+    options = parser.parse_args()
+    sweeps = 60 if options.quick else options.sweeps
+    began, names = time.perf_counter(), list(LAWS)
+    found = [
+        (names[i % len(names)], reached(LAWS[names[i % len(names)]], i)) for i in range(sweeps)
+    ]
+    print("| law | sweeps | N_opt inside | loss inside | median half-width | runs | FLOP |")
+    print("|---|---|---|---|---|---|---|")
+    for name in names:
+        print(row(name, [one for of, one in found if of == name]))
+    every = [one for _, one in found]
+    print(row("all", every))
+    print(json.dumps({
+        "sweeps": sweeps, "inside": sum(map(inside, every)),
+        "loss_inside": sum(one["loss_inside"] for one in every),
+        "seconds": round(time.perf_counter() - began, 1),
+        "machine": platform.processor() or platform.machine(), "commit": commit(),
+    }))  # fmt: skip
+
+
+def inside(one):
+    """Does the interval of N_opt hold the truth?"""
+    return abs(one["off"]) <= one["half_width"]
+
+
+def row(name, found):
+    """One line of the table."""
+    hits, losses = sum(map(inside, found)), sum(one["loss_inside"] for one in found)
+    width, runs = (median(one[key] for one in found) for key in ("half_width", "runs"))
+    flops = median(one["flops"] for one in found)
+    return f"| {name} | {len(found)} | {hits} | {losses} | {width:.3f} | {runs:g} | {flops:.2e} |"
+
+
+if __name__ == "__main__":
+    main()
