@@ -100,7 +100,8 @@ class Agenda:
                 return None
             best = self.profile(explore.budget).best
             rate = best.question.learning_rate if best else math.nan
-            found = (rate / explore.within, rate * explore.within)
+            least, most = self.sweep.search.limits or (0.0, math.inf)
+            found = (max(least, rate / explore.within), min(most, rate * explore.within))
             stands = self.ledger.write_fact(
                 "rates", json.dumps(found if best else self.sweep.search.learning_rate)
             )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import report
+from analysis import report, writeup
 from analysis.conventions import compared
 from analysis.fit import fit
 from analysis.overlay import LOOKS
@@ -56,6 +56,27 @@ def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> 
         notes=told.notes,
     )  # fmt: skip
     return told.prediction
+
+
+def write_up(
+    first: Path | None, second: Path, folder: Path, budget: float, column_map: Sequence[str] = ()
+) -> Path:
+    """Write the course's deliverable to `folder`: Markdown with its numbers, and the figures.
+
+    Args:
+        first: the table of problem 1, or None.
+        second: the sweep of problem 2: its folder, or a table.
+        folder: for `writeup.md`.
+        budget: what problem 2 predicts for, FLOP.
+        column_map: as of `read`, for both.
+
+    Raises:
+        ConfigError, RunTableError: as `read`.
+        FitError: no law fits.
+    """
+    problem_1 = None if first is None else read(first, column_map)
+    problem_2 = read(second, column_map)
+    return writeup.write(problem_1, problem_2, folder, target=budget, notes=_notes(second))
 
 
 def write_overlay(

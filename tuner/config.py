@@ -134,6 +134,12 @@ class Sweep(Section):
                 f"explore.budget: {explored:g} is not below the smallest budget, "
                 f"{self.budgets[0]:g}; lower it"
             )
+        low, high = search.limits or (0.0, math.inf)
+        if not low <= search.learning_rate[0] < search.learning_rate[1] <= high:
+            found.append(
+                f"search.limits: [{low:g}, {high:g}] does not hold the learning rates, "
+                f"[{search.learning_rate[0]:g}, {search.learning_rate[1]:g}]; widen it"
+            )
         counts = {"search": search.trials}
         if explored is not None:
             counts["explore"] = self.explore.trials

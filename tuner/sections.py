@@ -134,6 +134,8 @@ class Search(Section):
     """Learning rates at each (budget, shape)."""
     learning_rate: tuple[Positive, Positive] = (4e-3, 1.28e-1)
     """Lowest and highest rate, searched in log space."""
+    limits: tuple[Positive, Positive] | None = None
+    """Rates that no trial may leave, whatever is found on an edge: a service refuses others."""
     batch_size: tuple[Count, ...] = ()
     """Batch sizes to choose from at every trial; left out: `training.batch_size`."""
     weight_decay: tuple[Annotated[float, Field(ge=0)], ...] = ()

@@ -4,6 +4,7 @@ Sound: the minimum has completed sizes on both sides, its learning rate others t
 and its noise is known from another seed.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ class Profile:
         added = [size for size in self._grown(ladder) if size not in self.window]
         if added:
             return space.cells(sweep, self.budget, added)
-        if self.edge is not None:
+        if self._further(sweep) is not None:
             return self.beyond(sweep)
         asked = self.best.question
         return [
@@ -78,9 +79,10 @@ class Profile:
 
     def beyond(self, sweep: Sweep) -> list[Cell]:
         """The trials beyond the edge that the best learning rate is on, if it is on one."""
-        if self.best is None or self.edge is None:
+        further = self._further(sweep)
+        if self.best is None or further is None:
             return []
-        setting = replace(self.best.question.setting, learning_rate=self.edge)
+        setting = replace(self.best.question.setting, learning_rate=further)
         places = product(self._neighbors(), range(sweep.search.seeds))
         return [
             self._cell(size, self.numbers[size], sweep.seed + seed, setting)
@@ -123,6 +125,14 @@ class Profile:
         below, above = (max(0, MARGIN - side) for side in self.sides)
         places = [ladder.index(size) for size in self.window]
         return ladder[max(0, min(places) - below) : max(places) + 1 + above]
+
+    def _further(self, sweep: Sweep) -> float | None:
+        """The rate beyond the edge, as far as rates may go."""
+        if self.best is None or self.edge is None:
+            return None
+        low, high = sweep.search.limits or (0.0, math.inf)
+        rate = min(high, max(low, self.edge))
+        return None if rate == self.best.question.learning_rate else rate
 
     def _neighbors(self) -> list[Size]:
         """The best size and those beside it."""

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from cluster.service import page
 from cluster.service.body import BodyLimit
 from cluster.service.desk import Desk
 from cluster.service.keys import Key
@@ -52,6 +53,7 @@ def build(state: State, *, replicas: int = 1) -> FastAPI:
     _tell_refusals(app)
     _add_course(app, desk)
     _add_runs(app, desk)
+    page.add(app, desk)
     return app
 
 

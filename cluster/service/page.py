@@ -1,0 +1,99 @@
+"""The page for people: budget, runs with their state, loss against size. It needs no JavaScript.
+
+A key is given once, in a form; what the browser keeps is a token that does not tell it, in a cookie
+no script can read.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi import FastAPI, Request
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from analysis import wording
+from cluster.service import chart, configuration
+from cluster.service.chart import Dot
+from cluster.service.desk import Desk
+from cluster.service.keys import SESSION_SECONDS, Key
+from cluster.service.records import Run
+from cluster.service.refusals import Refusal
+
+COOKIE = "session"
+SHOWN = 500
+"""Runs in the table, the newest."""
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add(app: FastAPI, desk: Desk) -> None:
+    """Give `app` its page."""
+    environment = Environment(
+        loader=PackageLoader("cluster.service"), undefined=StrictUndefined, autoescape=True,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    template = environment.get_template("page.html.jinja")
+
+    def shown(key: Key | None, *, refusal: str = "", status: int = 200) -> Response:
+        content = {} if key is None else _content(desk, key)
+        text = template.render(say=wording, key=key, refusal=refusal, **content)
+        return HTMLResponse(text, status, headers=HEADERS)
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return shown(desk.visitor(request.cookies.get(COOKIE, "")))
+
+    @app.post("/login", include_in_schema=False)
+    async def login(request: Request) -> Response:
+        form = parse_qs((await request.body()).decode("utf-8", "replace"))
+        try:
+            key = desk.key(form.get("key", [""])[0])
+        except Refusal as refusal:
+            # Not its own text: what was typed may be somebody's key but for a letter.
+            return shown(None, refusal="This key is not known.", status=int(refusal.status))
+        response = RedirectResponse("/", 303, headers=HEADERS)
+        response.set_cookie(
+            COOKIE, desk.session(key), max_age=SESSION_SECONDS, httponly=True, samesite="strict",
+            secure=request.url.scheme == "https",
+        )  # fmt: skip
+        return response
+
+    @app.post("/logout", include_in_schema=False)
+    async def logout() -> Response:
+        response = RedirectResponse("/", 303, headers=HEADERS)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
+
+
+def _content(desk: Desk, key: Key) -> dict[str, Any]:
+    runs = desk.runs(key)
+    return {
+        "account": desk.account(key),
+        "runs": list(reversed(runs))[:SHOWN],
+        "count": len(runs),
+        "alive": any(not run.over for run in runs),
+        "chart": chart.chart(_dots(desk, runs)),
+        "backend": desk.state.settings.backend,
+        "area": chart,
+    }
+
+
+def _dots(desk: Desk, runs: Sequence[Run]) -> list[Dot]:
+    settings, settled = desk.state.settings, desk.state.settled
+    found = []
+    for run in runs:
+        if run.status == "completed" and run.loss is not None:
+            asked = run.configuration
+            trial = configuration.trial(settings, asked, settled.vocab_size, settled.most_tokens)
+            found.append(
+                Dot(flops=run.flops, params=trial.shape.params_non_embedding, loss=run.loss)
+            )
+    return found

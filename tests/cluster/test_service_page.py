@@ -1,0 +1,158 @@
+"""The page for people: logged in without the key in a URL, readable without a script."""
+
+import os
+import re
+import shutil
+import time
+
+import pytest
+import requests
+from serving import COURSE, KEY, serving
+
+from cluster.service import keys
+from cluster.service.chart import Dot, chart
+from cluster.service.keys import session, session_key
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+WAITS = {"learning_rate": 6e-4, "seconds_per_trial": 0.4}
+NAME = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("service"), keys=()) as (url, state):
+        ledger = state.ledger()
+        ledger.add_key(NAME, KEY)
+        ledger.add_key("idle", "idle key")
+        for width in (64, 128, 256, 512):
+            for flops in (10**15, 10**16):
+                asked = COURSE | {"d_model": width, "train_flops": flops}
+                requests.get(f"{url}/loss", params={**asked, "api_key": KEY}, timeout=60)
+        yield url, ledger
+        ledger.close()
+
+
+def logged_in(url, key=KEY):
+    browser = requests.Session()
+    return browser, browser.post(f"{url}/login", data={"key": key}, timeout=60)
+
+
+def test_a_stranger_sees_a_form_and_nothing_else(service):
+    page = requests.get(service[0], timeout=60)
+    assert page.status_code == 200
+    assert 'action="/login"' in page.text
+    assert "<table>" not in page.text
+
+
+def test_the_cookie_is_not_the_key_and_no_script_reads_it(service):
+    url, _ = service
+    answer = requests.post(f"{url}/login", data={"key": KEY}, allow_redirects=False, timeout=60)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/")
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert not set(KEY.split()) & set(re.split(r"[=;. ]", cookie))
+
+
+def test_the_table_stands_in_the_page_itself(service):
+    _, page = logged_in(service[0])
+    rows = re.findall(r"<tr><td.*?</tr>", page.text)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    assert [row[:6] for row in cells] == [
+        ["completed", f"1e{power}", str(width), "4", "2", "128"]
+        for width in (512, 256, 128, 64)
+        for power in (16, 15)
+    ]
+    assert "4.4e16 of 2e18 FLOP spent" in page.text
+    assert "<script" not in page.text
+    assert "&lt;script&gt;alert(1)" in page.text
+    assert page.headers["Cache-Control"] == "no-store"
+    assert page.text.count("<circle") == 8 + 2
+
+
+def test_a_wrong_key_is_told_without_being_shown(service):
+    _, page = logged_in(service[0], "almost my key")
+    assert page.status_code == 422
+    assert "This key is not known." in page.text
+    assert "almost my key" not in page.text
+
+
+def test_who_logs_out_or_is_revoked_or_forged_is_a_stranger(service):
+    url, ledger = service
+    browser, page = logged_in(url, "idle key")
+    assert "No run is answered yet." in page.text
+    assert 'action="/login"' in browser.post(f"{url}/logout", timeout=60).text
+    browser, _ = logged_in(url, "idle key")
+    ledger.revoke_key("idle")
+    assert 'action="/login"' in browser.get(url, timeout=60).text
+    for token in ("", "1", "1.9999999999", "1.9999999999." + "0" * 64, "é.é.é", "..", "x" * 5000):
+        forged = requests.get(url, headers={"Cookie": f"session={token}".encode()}, timeout=60)
+        assert 'action="/login"' in forged.text
+
+
+def test_a_session_ends(service, monkeypatch):
+    _, ledger = service
+    key = ledger.keys()[0]
+    token = session(ledger.secret, key)
+    assert session_key(ledger.secret, token) == key.number
+    later = time.time() + keys.SESSION_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert session_key(ledger.secret, token) is None
+
+
+def test_it_looks_again_only_while_something_runs(tmp_path):
+    with serving(tmp_path, law=WAITS) as (url, _):
+        requests.post(f"{url}/runs", params={"api_key": KEY}, json=COURSE, timeout=60)
+        browser, page = logged_in(url)
+        assert 'http-equiv="refresh"' in page.text
+        assert re.search(r'<td class="(queued|running)">', page.text)
+        deadline = time.monotonic() + 30
+        while 'http-equiv="refresh"' in page.text:
+            assert time.monotonic() < deadline
+            page = browser.get(url, timeout=60)
+        assert '<td class="completed">' in page.text
+
+
+def test_the_chart_puts_every_dot_in_its_frame():
+    assert chart([]) is None
+    one = chart([Dot(flops=10**15, params=10**6, loss=3.0)])
+    assert len(one.lines[0].dots) == 1
+    dots = [
+        Dot(flops=10**b, params=10**p, loss=9.0 - p + b / 9) for b in (13, 14) for p in (4, 5, 8)
+    ]
+    found = chart(dots)
+    assert [len(line.dots) for line in found.lines] == [3, 3]
+    for line in found.lines:
+        xs, ys = [dot[0] for dot in line.dots], [dot[1] for dot in line.dots]
+        assert xs == sorted(xs)
+        assert ys == sorted(ys)  # a lower loss lies lower on the screen
+    assert found.x_ticks
+    assert len(found.y_ticks) >= 3
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_a_browser_without_scripts_shows_all_of_it(service, tmp_path):
+    browsers = pytest.importorskip("playwright.sync_api")
+    with browsers.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(
+            java_script_enabled=False, viewport={"width": 1000, "height": 900}
+        )
+        page, faults, urls = context.new_page(), [], []
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("request", lambda request: urls.append(request.url))
+        page.goto(service[0])
+        page.fill("#key", KEY)
+        page.click("text=Show my runs")
+        page.wait_for_selector("table")
+        assert page.locator("tbody tr").count() == 8
+        assert page.locator("circle").count() == 10
+        page.screenshot(path=os.environ.get("SHOT", str(tmp_path / "page.png")), full_page=True)
+        page.set_viewport_size({"width": 390, "height": 800})
+        page.screenshot(path=os.environ.get("SHOT", str(tmp_path / "page.png")) + ".narrow.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        browser.close()
+    assert not faults
+    assert all("ssh-rsa" not in url for url in urls)
