@@ -175,6 +175,7 @@ def export(
 app.command()(cli_laws.fit)
 app.command()(cli_laws.predict)
 app.command()(cli_laws.report)
+app.command()(cli_laws.writeup)
 
 
 @app.command()
@@ -209,31 +210,6 @@ def confirm(
         print_json(found.to_dict())
     else:
         out.print(found.summary(), markup=False, highlight=False, soft_wrap=True)
-
-
-@app.command()
-def writeup(
-    runs_path: RunTable,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of writeup.md and its figures.")
-    ] = Path("writeup"),
-    curves: Annotated[
-        Path | None,
-        typer.Option(help="The runs of problem 1, e.g. data/isoflops_curves.json."),
-    ] = None,
-    budget: Annotated[
-        float, typer.Option(help="What problem 2 predicts for, FLOP.", callback=positive)
-    ] = 1e19,
-    column_map: ColumnMap = None,
-) -> None:
-    """Write CS336's third assignment up: both problems in Markdown, numbers and figures filled in.
-
-    Example: isoflop writeup runs/course-api --curves data/isoflops_curves.json
-    """
-    from tuner import answer
-
-    path = answer.write_up(curves, runs_path, output, budget, column_map or ())
-    out.print(str(path), soft_wrap=True)
 
 
 # --- the machine

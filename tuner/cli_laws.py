@@ -1,4 +1,4 @@
-"""Verbs for laws: `fit`, `predict`, `report`. They need neither torch nor Ray."""
+"""Verbs for laws: `fit`, `predict`, `report`, `writeup`. They need neither torch nor Ray."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -162,6 +162,31 @@ def report(
         print_json({"path": str(path), "predictions": [said.to_dict() for said in predictions]})
     else:
         out.print(str(path), soft_wrap=True)
+
+
+def writeup(
+    runs_path: RunTable,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of writeup.md and its figures.")
+    ] = Path("writeup"),
+    curves: Annotated[
+        Path | None,
+        typer.Option(help="The runs of problem 1, e.g. data/isoflops_curves.json."),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(help="What problem 2 predicts for, FLOP.", callback=positive)
+    ] = 1e19,
+    column_map: ColumnMap = None,
+) -> None:
+    """Write CS336's third assignment up: both problems in Markdown, numbers and figures filled in.
+
+    Example: isoflop writeup runs/course-api --curves data/isoflops_curves.json
+    """
+    from tuner import answer
+
+    with busy(f"fitting, and writing to {output}"):
+        path = answer.write_up(curves, runs_path, output, budget, column_map or ())
+    out.print(str(path), soft_wrap=True)
 
 
 def _print_answer(answer: "Fits | Prediction", as_json: bool) -> None:
