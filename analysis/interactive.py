@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.collections import Collection, PathCollection
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.contour import ContourSet
@@ -197,12 +197,14 @@ def _axis(axis: Axis) -> Trace:
         "title": title, "range": [_place(axis, value) for value in axis.get_view_interval()],
         "type": axis.get_scale(), "showgrid": axis.get_gridlines()[0].get_visible(),
         "gridcolor": GRID.light, "linecolor": MUTED.light, "ticks": "outside",
-        "tickcolor": MUTED.light, "zeroline": False, "tickfont": {"size": 9 * PIXELS},
+        "tickcolor": MUTED.light, "tickangle": 0, "zeroline": False,
+        "tickfont": {"size": 9 * PIXELS},
         "nticks": 8, "exponentformat": "e" if "FLOP" in axis.get_label_text() else "B",
     }  # fmt: skip
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
-        places = [float(place) for place in axis.get_majorticklocs() if low <= place <= high]
+        drawn = [float(place) for place in axis.get_majorticklocs() if low <= place <= high]
+        places = drawn[:: -(-len(drawn) // _room(axis))]
         word = axis.get_major_formatter()
         words = [word(place, None) for place in places]
         found |= {"tickmode": "array", "tickvals": places, "ticktext": words}
@@ -210,6 +212,14 @@ def _axis(axis: Axis) -> Trace:
         words = [label.get_text() for label in axis.get_ticklabels()]
         found |= {"tickmode": "array", "tickvals": _numbers(axis.get_ticklocs()), "ticktext": words}
     return found
+
+
+def _room(axis: Axis) -> int:
+    """How many ticks with their words stand along the axis without turning or touching."""
+    frame, inch = axis.axes.get_window_extent(), axis.axes.figure.dpi
+    along = isinstance(axis, XAxis)
+    fits = frame.width / inch / 0.45 if along else frame.height / inch / 0.2
+    return max(int(fits), 2)
 
 
 def _place(axis: Axis, value: float) -> float:

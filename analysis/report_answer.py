@@ -75,7 +75,7 @@ def _allocation_table(asked: Prediction) -> Table:
 
 
 def _given(interval: Interval | None, word: Callable[[float], str]) -> str:
-    return between(interval, word) if interval else "given, not searched"
+    return between(interval, word) if interval else "given"
 
 
 def _row(name: str, estimate: Estimate, word: Callable[[float], str]) -> tuple[str, str, str]:

@@ -16,16 +16,15 @@ from tuner.terminal import (
     Settings,
     SweepFile,
     busy,
-    measured_file,
     out,
     positive,
     print_json,
+    show_whole,
     talk,
 )
 
 if TYPE_CHECKING:
     from tuner.config import Sweep
-    from tuner.plan import Plan
 
 
 app = typer.Typer(
@@ -68,8 +67,9 @@ def plan(sweep_file: SweepFile, settings: Settings = None, as_json: AsJson = Fal
     """
     from tuner import planview
     from tuner.config import load
+    from tuner.plan import plan as count
 
-    counted = _counted(load(sweep_file, settings or ()))
+    counted = count(load(sweep_file, settings or ()))
     if as_json:
         print_json(counted.to_dict())
     else:
@@ -94,9 +94,10 @@ def run(
     """
     from tuner import planview
     from tuner.config import load
+    from tuner.plan import plan as count
 
     sweep = load(sweep_file, settings or ())
-    planview.show(_counted(sweep), talk)
+    planview.show(count(sweep), talk)
     if not yes and sys.stdin.isatty() and not typer.confirm("Start?", err=True):
         raise typer.Exit(REFUSED)
     _run(sweep, folder or Path("runs") / sweep.name, address)
@@ -108,10 +109,9 @@ def resume(folder: Folder, address: Address = None) -> None:
 
     Example: isoflop resume runs/demo
     """
-    from tuner.status import of, open_folder
+    from tuner.status import open_folder
 
     sweep, ledger, _ = open_folder(folder)
-    talk.print(of(sweep, ledger).line())
     ledger.close()
     _run(sweep, folder, address)
 
@@ -142,7 +142,7 @@ def status(
     elif as_json:
         print_json(of_folder(folder).to_dict())
     else:
-        out.print(statusview.table(of_folder(folder)))
+        show_whole(statusview.table(of_folder(folder)), out)
 
 
 @app.command()
@@ -234,9 +234,7 @@ def doctor(as_json: AsJson = False) -> None:
     from tuner.doctor import examine
 
     with busy("looking, and training a moment"):
-        checks, measured = examine()
-    if measured is not None:
-        measured.write(measured_file())
+        checks = examine()
     if as_json:
         print_json({check.name: check.to_dict() for check in checks})
     else:
@@ -256,16 +254,6 @@ app.command()(cli_models.generate)
 # --- what several commands need
 
 
-def _counted(sweep: "Sweep") -> "Plan":
-    """The plan, by the best that is known of this machine's speed, unless it is in vain."""
-    from tuner import plan, refusals, throughput
-
-    measured = throughput.Measured.read(measured_file())
-    counted = plan.plan(sweep, throughput=throughput.known(sweep, measured))
-    refusals.check(sweep, counted)
-    return counted
-
-
 def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     """Run or go on, then fit and report; leave with the exit code that says how it went."""
     from analysis.results import FitError
@@ -279,7 +267,7 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     with _interruptible(folder):
         sweeps.run(sweep, folder, address=address)
     standing = statuses.of_folder(folder)
-    talk.print(statusview.table(standing))
+    show_whole(statusview.table(standing), talk)
     path = folder / "report.html"
     try:
         with busy("fitting, and writing the report"):

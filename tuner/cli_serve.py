@@ -10,7 +10,7 @@ from tuner.terminal import AsJson, Settings, out, positive, print_json, talk
 if TYPE_CHECKING:
     from cluster.service.ledger import Ledger
 
-serve_app = typer.Typer(help="Serve the training API over HTTP.", invoke_without_command=True)
+serve_app = typer.Typer(invoke_without_command=True)
 keys_app = typer.Typer(help="Say who may ask.", no_args_is_help=True)
 serve_app.add_typer(keys_app, name="keys")
 

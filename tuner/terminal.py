@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 out = Console()
 talk = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -34,17 +35,20 @@ def busy(doing: str) -> Iterator[None]:
         yield
 
 
+def show_whole(table: Table, console: Console) -> None:
+    """Print a table with all its numbers, wider than the screen or the pipe if it must be."""
+    free = console.options.update(width=1000, max_width=1000)
+    width = max(console.width, Measurement.get(console, free, table).maximum)
+    Console(
+        file=console.file, width=width, force_terminal=console.is_terminal, quiet=console.quiet
+    ).print(table)
+
+
 def positive(value: float | None) -> float | None:
     """An option that is a positive, finite number, if it is given."""
     if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value} is no positive, finite number")
     return value
-
-
-def measured_file() -> Path:
-    """Where the doctor's measurement of this machine is kept for plans."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "isoflop" / "doctor.json"
 
 
 def print_json(value: object) -> None:

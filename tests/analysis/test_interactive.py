@@ -116,3 +116,17 @@ def test_contours_are_lines_with_their_levels():
     for trace in drawn["data"]:
         product = np.multiply(trace["x"], trace["y"])
         assert np.allclose(product, product.mean(), rtol=0.02)
+
+
+def test_ticks_of_a_narrow_panel_do_not_touch():
+    def rates(ax):
+        ax.plot([0.012, 0.03], [0, 1], "o", color=style.BLUE.light)
+        style.log_axis(ax, "x", "rate", wording.rate)
+
+    def ticks(width):
+        figure = style.draw(rates, width=width)
+        style.svg(figure, "rates")
+        return json.loads(interactive.spec(figure))["layout"]["xaxis"]["tickvals"]
+
+    assert 2 <= len(ticks(1.6)) <= 3
+    assert len(ticks(1.6)) <= len(ticks(8))

@@ -75,7 +75,7 @@ def test_the_first_section_is_the_answer(page):
         ["training tokens D", "15.2M", "12.1M … 17.3M"],
         ["held-out loss L, nat/token", "1.311", "1.287 … 1.335"],
         ["peak learning rate η", "0.021", "0.015 … 0.03"],
-        ["batch size, sequences", "8", "given, not searched"],
+        ["batch size, sequences", "8", "given"],
         [
             "shape",
             "num_layers 2, d_model 64, num_heads 4, d_ff 256: 115k parameters",

@@ -43,11 +43,11 @@ async function look(width, scheme) {
   const name = `${width}-${scheme}`;
   await page.screenshot({ path: join(folder, `${name}-first.png`) });
   const figures = await page.$$("[data-live]");
-  for (const figure of figures) await figure.scrollIntoView();
-  await page.waitForFunction(
-    () => [...document.querySelectorAll("[data-live]")].every(one => one.querySelector(".live .main-svg")),
-    { timeout: 60_000 },
-  ).catch(() => found.faults.push(`${name}: a figure stays still`));
+  for (const figure of figures) {
+    await figure.scrollIntoView();
+    const drawn = () => page.evaluate(one => one.querySelector(".live .main-svg") !== null, figure);
+    if (!await becomes(drawn)) found.faults.push(`${name}: a figure stays still`);
+  }
   const all = performance.now() - begun;
   await page.evaluate(() => scrollTo(0, 0));
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
@@ -89,7 +89,7 @@ async function hoverAndZoom(page, figure, name) {
 }
 
 async function becomes(true_) {
-  for (let tries = 0; tries < 40; tries++) {
+  for (let tries = 0; tries < 150; tries++) {
     if (await true_()) return true;
     await new Promise(done => setTimeout(done, 100));
   }
