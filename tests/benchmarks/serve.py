@@ -84,6 +84,11 @@ class Server:
         pids = [self.process.pid, *descendants(self.process.pid)]
         return sum(map(_proportional, pids)) / 1024
 
+    def cpu(self) -> float:
+        """Seconds of processor time that it and all it started have taken."""
+        pids = [self.process.pid, *descendants(self.process.pid)]
+        return sum(map(_ticks, pids)) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """End it without warning."""
         os.kill(self.process.pid, signal.SIGKILL)
@@ -101,6 +106,14 @@ def _proportional(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def _ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def free_port() -> int:
@@ -140,12 +153,14 @@ def measured(server: Server, seconds: float) -> dict[str, float]:
     """Requests a second, their times, and memory early and late."""
     requests.get(f"{server.url}/loss", params={**COURSE, "api_key": KEY}, timeout=120)
     asyncio.run(load(server.url, min(2.0, seconds / 10)))
+    begun = server.cpu()
     first = asyncio.run(load(server.url, seconds / 10))
     early = server.memory()
     rest = asyncio.run(load(server.url, seconds * 0.9))
-    taken = np.array(first + rest)
+    used, taken = server.cpu() - begun, np.array(first + rest)
     return {
         "requests_per_second": round(len(taken) / seconds, 1),
+        "cpu_ms_per_request": round(1e3 * used / len(taken), 2),
         "p50_ms": round(float(np.quantile(taken, 0.5)), 2),
         "p99_ms": round(float(np.quantile(taken, 0.99)), 2),
         "memory_early_mib": round(early, 1),
