@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from data import tokenizer
 from data.errors import CorpusError
+from data.names import META
 from data.tokenizer import Tokenizer, Tokens
 
 __all__ = ["Corpus", "CorpusError", "Shard", "Split"]
 
-META = "meta.json"
 FORMAT = 5
 """Version of the folder's layout; another one is prepared anew."""
 

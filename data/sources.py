@@ -15,11 +15,11 @@ from urllib.parse import parse_qsl
 
 from data.errors import CorpusError
 from data.files import Document, is_binary, read
+from data.names import STDLIB
 from data.public import PUBLIC
 from data.synthetic import Zipf2
 from data.tokenizer import fingerprint
 
-STDLIB = "python-stdlib"
 SYNTHETIC = "synthetic:zipf2"
 _LEFT_OUT = re.compile(
     r"(^|/)((site-packages|dist-packages|tests?|idlelib|config-[^/]*)/|_sysconfigdata)"

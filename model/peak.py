@@ -6,25 +6,15 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from model.devices import known
 from model.precision import onednn, onednn_keeps_float32
-
-PUBLISHED: dict[tuple[str, str], float] = {
-    # NVIDIA H100 and H200 data sheets, SXM, dense: half the figures given "with sparsity".
-    ("H100", "bfloat16"): 989e12,
-    ("H200", "bfloat16"): 989e12,
-    ("H100", "float32"): 67e12,
-    ("H200", "float32"): 67e12,
-    # NVIDIA A100 data sheet, dense.
-    ("A100", "bfloat16"): 312e12,
-    ("A100", "float32"): 19.5e12,
-}
-"""FLOP/s by a word of the device's name and by precision of the factors."""
+from model.speed import Dtype
 
 
-def peak_flops(dtype: str = "float32", device: str = "cpu", seconds: float = 1.0) -> float:
+def peak_flops(dtype: Dtype = "float32", device: str = "cpu", seconds: float = 1.0) -> float:
     """FLOP/s of large matrix products on `device`, with torch's current number of threads.
 
-    A GPU in `PUBLISHED` has its data sheet's figure. Any other device is measured for about
+    A GPU in `model.devices` has its data sheet's figure. Any other device is measured for about
     `seconds`: the best of many, so that a busy neighbor lowers it little. On a CPU, float32 goes
     the fastest way that does not round.
 
@@ -34,10 +24,9 @@ def peak_flops(dtype: str = "float32", device: str = "cpu", seconds: float = 1.0
         seconds: to spend measuring.
     """
     if device.startswith("cuda"):
-        name = torch.cuda.get_device_name(device)
-        for (word, precision), peak in PUBLISHED.items():
-            if word in name and precision == dtype:
-                return peak
+        published = known(torch.cuda.get_device_name(device))
+        if published is not None:
+            return published.peak(dtype)
     exact = dtype == "float32" and device == "cpu" and onednn_keeps_float32()
     ways = (nullcontext, onednn) if exact else (nullcontext,)
     size = 1024 if device == "cpu" else 8192

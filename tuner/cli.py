@@ -16,6 +16,7 @@ from tuner.terminal import (
     Settings,
     SweepFile,
     busy,
+    measured_file,
     out,
     positive,
     print_json,
@@ -25,6 +26,7 @@ from tuner.terminal import (
 
 if TYPE_CHECKING:
     from tuner.config import Sweep
+    from tuner.plan import Plan
 
 
 app = typer.Typer(
@@ -67,9 +69,8 @@ def plan(sweep_file: SweepFile, settings: Settings = None, as_json: AsJson = Fal
     """
     from tuner import planview
     from tuner.config import load
-    from tuner.plan import plan as count
 
-    counted = count(load(sweep_file, settings or ()))
+    counted = _counted(load(sweep_file, settings or ()))
     if as_json:
         print_json(counted.to_dict())
     else:
@@ -94,10 +95,9 @@ def run(
     """
     from tuner import planview
     from tuner.config import load
-    from tuner.plan import plan as count
 
     sweep = load(sweep_file, settings or ())
-    planview.show(count(sweep), talk)
+    planview.show(_counted(sweep), talk)
     if not yes and sys.stdin.isatty() and not typer.confirm("Start?", err=True):
         raise typer.Exit(REFUSED)
     _run(sweep, folder or Path("runs") / sweep.name, address)
@@ -109,9 +109,10 @@ def resume(folder: Folder, address: Address = None) -> None:
 
     Example: isoflop resume runs/demo
     """
-    from tuner.status import open_folder
+    from tuner.status import of, open_folder
 
     sweep, ledger, _ = open_folder(folder)
+    talk.print(of(sweep, ledger).line())
     ledger.close()
     _run(sweep, folder, address)
 
@@ -234,7 +235,9 @@ def doctor(as_json: AsJson = False) -> None:
     from tuner.doctor import examine
 
     with busy("looking, and training a moment"):
-        checks = examine()
+        checks, measured = examine()
+    if measured is not None:
+        measured.write(measured_file())
     if as_json:
         print_json({check.name: check.to_dict() for check in checks})
     else:
@@ -252,6 +255,16 @@ app.command()(cli_models.generate)
 
 
 # --- what several commands need
+
+
+def _counted(sweep: "Sweep") -> "Plan":
+    """The plan, by the best that is known of this machine's speed, unless it is in vain."""
+    from tuner import plan, refusals, throughput
+
+    measured = throughput.Measured.read(measured_file())
+    counted = plan.plan(sweep, throughput=throughput.known(sweep, measured))
+    refusals.check(sweep, counted)
+    return counted
 
 
 def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:

@@ -55,8 +55,9 @@ class Sweep(Section):
     from tokens to logits. Left out: the decoder of `[shapes]`."""
     convention: Literal["exact", "6ND"] = "exact"
     """FLOPs of a trial: every matrix product, or 6 · N · D with N non-embedding."""
-    min_steps: Count = 200
-    """Fewer optimizer steps than this are warned of."""
+    sound_steps: Count = 200
+    """Fewer optimizer steps than this are warned of, and a best run of fewer makes its profile
+    unsound; `training.min_steps` says below how many nothing runs."""
     data: Data = Data()
     shapes: Shapes = Shapes()
     grid: Grid = Grid()

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import numpy as np
 
 from tuner import space
 from tuner.config import Sweep
+from tuner.ladder import Size
 from tuner.provenance import version
 from tuner.question import Question
+from tuner.throughput import Measured
 
 PYTHON = (3, 11)
 MEMORY = 4
@@ -32,8 +35,13 @@ EXTRAS = (
     ("serve", "fastapi", "isoflop serve"),
 )
 """Extra, the package that shows it, and what it is for."""
-MEASURED = (1, 32)
-"""Layers and width of the model whose training speed is measured."""
+ON_A_CPU = ((1, 8), (1, 16), (1, 32), (2, 64), (2, 128))
+ON_A_GPU = ((2, 128), (4, 256), (8, 512), (12, 768))
+"""Layers and width of the models whose training speed is measured."""
+BATCHES = {"cpu": (4, 64, 256), "cuda": (32, 512, 8192)}
+"""Sequences a step, their tokens, and distinct tokens of those trainings."""
+FLOPS = {"cpu": 5e9, "cuda": 1e13}
+"""Of one of them, at least: a fifth of a second of a fast core, a tenth of a fast GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +61,13 @@ class Check:
         return asdict(self)
 
 
-def examine() -> list[Check]:
-    """Every check, the slow ones last."""
-    return list(_checks())
+def examine() -> tuple[list[Check], Measured | None]:
+    """Every check, the slow ones last, and what was measured of the device, if torch is there."""
+    checks = list(_checks())
+    if any(check.name == "packages" and not check.sound for check in checks):
+        return checks, None
+    found, measured = _speed()
+    return [*checks, *found], measured
 
 
 def _checks() -> Iterator[Check]:
@@ -80,8 +92,6 @@ def _checks() -> Iterator[Check]:
     yield _at_least("open files", files, FILES, "ulimit -n 65536")
     yield from _shared_memory()
     yield from _extras()
-    if not missing:
-        yield from _speed()
 
 
 def _at_least(name: str, value: float, least: float, remedy: str) -> Check:
@@ -117,45 +127,58 @@ def _accelerator(torch_sees: bool) -> Iterator[Check]:
         )  # fmt: skip
 
 
-def _speed() -> Iterator[Check]:
+def _speed() -> tuple[list[Check], Measured]:
     """The device, its peak, and what real training makes of it, on one thread a slot."""
     import torch  # noqa: PLC0415  the checks above tell whether it is there
 
+    from model.device import device_name, memory_bytes  # noqa: PLC0415
     from model.peak import peak_flops  # noqa: PLC0415
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    yield from _accelerator(device == "cuda")
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    yield Check(name="device", sound=True, found=name)
+    gpu = torch.cuda.is_available()
+    device, dtype = ("cuda", "bfloat16") if gpu else ("cpu", "float32")
     torch.set_num_threads(1)
-    peak = peak_flops("float32", device)
-    yield Check(name="peak", sound=True, found=f"{peak:.3g} FLOP/s, float32", value=peak)
-    speed = training_speed(device)
-    yield Check(
-        name="training",
-        sound=True,
-        found=f"{speed:.3g} FLOP/s a slot at {MEASURED[0]}x{MEASURED[1]}: "
-        f"put `flops_per_second = {speed:.2g}` under [resources]",
-        value=speed,
-    )
+    peak = peak_flops(dtype, device)
+    points = {width: training_speed(device, (n, width)) for n, width in sizes(device)}
+    measured = Measured(
+        date=datetime.now(UTC).date().isoformat(), device=device_name(device), gpu=gpu,
+        memory=memory_bytes(device) / (1 if gpu else os.cpu_count() or 1), points=points,
+    )  # fmt: skip
+    told = ", ".join(f"{rate:.2g} at width {width}" for width, rate in points.items())
+    return [
+        *_accelerator(gpu),
+        Check(name="device", sound=True, found=measured.device),
+        Check(name="peak", sound=True, found=f"{peak:.3g} FLOP/s, {dtype}", value=peak),
+        Check(
+            name="training", sound=True, value=max(points.values()),
+            found=f"FLOP/s a slot: {told}; kept for plans on this machine",
+        ),
+    ], measured  # fmt: skip
 
 
-def training_speed(device: str) -> float:
-    """Training FLOP/s of the default recipe on random tokens, compiling and warm-up excluded."""
+def sizes(device: str) -> tuple[Size, ...]:
+    """Layers and width of what is timed."""
+    return ON_A_GPU if device == "cuda" else ON_A_CPU
+
+
+def training_speed(device: str, size: Size) -> float:
+    """Training FLOP/s of the default recipe on random tokens, warm-up excluded."""
     from model.execution import Execution  # noqa: PLC0415
     from model.train import Training  # noqa: PLC0415
     from tuner.backends.train import recipe  # noqa: PLC0415
 
-    sweep = Sweep(name="doctor", budgets=(1e10,))
-    question = Question(budget=1e10, size=MEASURED, learning_rate=1e-2, number=0, seed=0)
-    trial = space.trial(sweep, question, 256)
+    batch_size, context, vocab_size = BATCHES[device]
+    asked = {"shapes": {"context_length": context}, "training": {"batch_size": batch_size}}
+    sweep = Sweep.model_validate({"name": "doctor", "budgets": [FLOPS[device]], **asked})
+    question = Question(budget=FLOPS[device], size=size, learning_rate=1e-2, number=0, seed=0)
+    trial = space.trial(sweep, question, vocab_size)
     rng = np.random.default_rng(0)
-    tokens = rng.integers(256, size=(trial.batch_size, trial.shape.context_length + 1))
-    steps = (20, trial.steps)
+    tokens = rng.integers(vocab_size, size=(batch_size, context + 1))
+    steps = (5, 5 + max(5, trial.steps))
     training = Training(
-        shape=trial.shape, recipe=recipe(sweep, trial, "float32"), steps=trial.steps,
-        report_at=steps, batches=lambda _: tokens, held_out=[tokens], seed=0,
-        flops_per_step=trial.flops_per_step, execution=Execution(device=device),
+        shape=trial.shape, steps=steps[-1], report_at=steps, batches=lambda _: tokens,
+        recipe=recipe(sweep, trial, "bfloat16" if device == "cuda" else "float32"),
+        held_out=[tokens[:2]], seed=0, flops_per_step=trial.flops_per_step,
+        execution=Execution(device=device),
     )  # fmt: skip
     warm, done = training.run()
     return (done.flops - warm.flops) / (done.seconds - warm.seconds)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from tuner import throughput
 from tuner.config import Sweep
 from tuner.ledger import Ledger
 from tuner.plan import slot_seconds
@@ -15,7 +16,7 @@ class Meter:
     """The time that a sweep's trials occupy their slots, kept in its ledger."""
 
     def __init__(self, sweep: Sweep, ledger: Ledger, clock: Clock) -> None:
-        self._assumed = sweep.resources.flops_per_second
+        self._assumed = throughput.known(sweep).typical
         self._limit = slot_seconds(sweep.cap)
         self._ledger = ledger
         self._clock = clock

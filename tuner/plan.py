@@ -3,12 +3,13 @@
 import math
 from dataclasses import asdict, dataclass
 
-from model.memory import TooLargeError
+from model.memory import TooLargeError, training_bytes
 from tuner import space
 from tuner.config import BudgetError, ConfigError, Sweep
 from tuner.question import Cell
 from tuner.sections import Cap
 from tuner.slot import Slot
+from tuner.throughput import Throughput, dtype, known
 
 BYTE_VOCABULARY = 256
 RETRIES = 0.05
@@ -38,6 +39,17 @@ class BudgetPlan:
     """Of every trial in full, as 6 · N · D with N non-embedding, FLOP."""
     flops_expected: float
     """With pruning, FLOP."""
+    memory: tuple[int, int]
+    """Least and most of a trial whose whole batch is computed at once, byte: an upper bound. What
+    does not fit is computed in parts."""
+    hours: float
+    """At most, of one slot."""
+    hours_expected: float
+    """With pruning, of one slot."""
+    money: float
+    """At most, at `cap.price_per_hour`."""
+    money_expected: float
+    """With pruning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +72,15 @@ class Plan:
     flops_expected: float
     """With pruning and without extension, FLOP."""
     hours: float
-    """At most, of one slot, at `resources.flops_per_second`."""
+    """At most, of one slot, at `throughput`."""
+    hours_expected: float
+    """With pruning and without extension."""
     money: float
     """At most, at `cap.price_per_hour`."""
+    money_expected: float
+    """With pruning and without extension."""
+    throughput: Throughput
+    """How fast a slot is reckoned to train."""
     warnings: tuple[str, ...]
 
     @property
@@ -75,28 +93,31 @@ class Plan:
         return asdict(self)
 
 
-def plan(sweep: Sweep, vocab_size: int | None = None) -> Plan:
+def plan(sweep: Sweep, vocab_size: int | None = None, throughput: Throughput | None = None) -> Plan:
     """Count the sweep.
 
     Args:
         sweep: what to count.
         vocab_size: distinct tokens, where the corpus is known; left out: by the tokenizer's name.
+        throughput: of a slot; left out: what the sweep file alone says of it.
 
     Raises:
         ConfigError: a trial would not get one whole step.
         BudgetError: the cap buys no trial at all.
     """
     vocab_size = vocab_size or vocabulary(sweep)
+    speed = throughput or known(sweep)
     budgets = tuple(
-        _budget(sweep, budget, vocab_size) for budget in space.budgets(sweep, vocab_size)
+        _budget(sweep, budget, vocab_size, speed) for budget in space.budgets(sweep, vocab_size)
     )
-    explore = _explored(sweep, vocab_size)
+    explore = _explored(sweep, vocab_size, speed)
     stages = (explore, *budgets) if explore else budgets
     total = sum(b.flops for b in stages)
     limit = sweep.cap.flops or total * (1 + RETRIES)
     _refuse(sweep, stages, limit)
-    seconds = min(limit / sweep.resources.flops_per_second, slot_seconds(sweep.cap))
-    hours = seconds / 3600
+    most = slot_seconds(sweep.cap) / 3600
+    hours = min(most, sum(b.hours for b in stages) * limit / total) if total else 0.0
+    hours_expected = min(hours, sum(b.hours_expected for b in stages))
     return Plan(
         name=sweep.name,
         explore=explore,
@@ -108,6 +129,9 @@ def plan(sweep: Sweep, vocab_size: int | None = None) -> Plan:
         cap=limit,
         flops_expected=min(limit, sum(b.flops_expected for b in stages)),
         hours=hours,
+        hours_expected=hours_expected,
+        money_expected=hours_expected * sweep.cap.price_per_hour,
+        throughput=speed,
         money=hours * sweep.cap.price_per_hour,
         warnings=tuple(_warnings(sweep, budgets, total, limit)),
     )
@@ -125,22 +149,28 @@ def vocabulary(sweep: Sweep) -> int:
     return BYTE_VOCABULARY if kind == "byte" else int(size)
 
 
-def _explored(sweep: Sweep, vocab_size: int) -> BudgetPlan | None:
+def _explored(sweep: Sweep, vocab_size: int, speed: Throughput) -> BudgetPlan | None:
     """Stage one, if there is one."""
     budget = sweep.explore.budget
     if budget is None:
         return None
     size = space.explored_size(sweep, budget, vocab_size)
-    return _count(sweep, budget, (size,), sweep.explore.trials, vocab_size)
+    return _count(sweep, budget, (size,), sweep.explore.trials, vocab_size, speed)
 
 
-def _budget(sweep: Sweep, budget: float, vocab_size: int) -> BudgetPlan:
+def _budget(sweep: Sweep, budget: float, vocab_size: int, speed: Throughput) -> BudgetPlan:
     shapes = space.window(sweep, budget, vocab_size)
-    return _count(sweep, budget, shapes, sweep.search.trials * sweep.search.seeds, vocab_size)
+    each = sweep.search.trials * sweep.search.seeds
+    return _count(sweep, budget, shapes, each, vocab_size, speed)
 
 
 def _count(
-    sweep: Sweep, budget: float, shapes: tuple[space.Size, ...], each: int, vocab_size: int
+    sweep: Sweep,
+    budget: float,
+    shapes: tuple[space.Size, ...],
+    each: int,
+    vocab_size: int,
+    speed: Throughput,
 ) -> BudgetPlan:
     """Count the trials of one budget, `each` of them at each of its shapes."""
     cells = [Cell(budget=budget, size=size, number=0, seed=0) for size in shapes]
@@ -148,6 +178,11 @@ def _count(
     trials = [trial for some in of_size for trial in some]
     mean = each / len(of_size[0])  # of each batch size that is searched
     sizes = [t.shape.params_non_embedding for t in trials]
+    gpu, reckoned = sweep.resources.gpus_per_trial > 0, dtype(sweep)
+    memory = [training_bytes(t.shape, t.batch_size, reckoned, fused=gpu) for t in trials]
+    hours = sum(each * budget / speed.rate(width) for _, width in shapes) / 3600
+    expected = hours * _share(sweep, each)
+    price = sweep.cap.price_per_hour
     return BudgetPlan(
         budget=budget,
         trials=len(shapes) * each,
@@ -159,6 +194,11 @@ def _count(
         flops_exact=float(mean * sum(t.tokens * t.shape.flops_per_token("exact") for t in trials)),
         flops_6nd=float(mean * sum(t.tokens * t.shape.flops_per_token("6ND") for t in trials)),
         flops_expected=mean * sum(t.flops for t in trials) * _share(sweep, each),
+        memory=(min(memory), max(memory)),
+        hours=hours,
+        hours_expected=expected,
+        money=hours * price,
+        money_expected=expected * price,
     )
 
 
@@ -238,10 +278,11 @@ def _warnings(
     sweep: Sweep, budgets: tuple[BudgetPlan, ...], total: float, limit: float
 ) -> list[str]:
     short = [
-        f"budget {b.budget:g}: a trial gets as few as {b.steps[0]} steps, below {sweep.min_steps}; "
-        "batch size will decide the loss: lower training.batch_size or drop the budget"
+        f"budget {b.budget:g}: a trial gets as few as {b.steps[0]} steps, below "
+        f"sound_steps = {sweep.sound_steps}; batch size will decide the loss: lower "
+        "training.batch_size or drop the budget"
         for b in budgets
-        if b.steps[0] < sweep.min_steps
+        if b.steps[0] < sweep.sound_steps
     ]
     few = [
         f"budget {b.budget:g}: {len(b.shapes)} sizes cannot bracket a minimum by two on each side"

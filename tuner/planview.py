@@ -5,13 +5,14 @@ from rich.table import Table
 
 from tuner.plan import Plan
 from tuner.terminal import show_whole
+from tuner.throughput import Throughput
 
 
 def show(plan: Plan, console: Console) -> None:
     """Print the plan's numbers and warnings."""
     title = f"{plan.name}: {plan.trials} trials"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "FLOP", "likely"):
+    for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "GB", "FLOP", "hours"):
         table.add_column(heading, justify="right", no_wrap=True)
     for b in plan.stages:
         ends = [f"{layers}x{width}" for layers, width in (b.shapes[0], b.shapes[-1])]
@@ -19,33 +20,53 @@ def show(plan: Plan, console: Console) -> None:
             f"{b.budget:.3g}", str(b.trials), _range(*ends), *(
                 _range(_short(low), _short(high)) for low, high in (b.params, b.tokens, b.steps)
             ),
-            f"{b.flops:.3g}", f"{b.flops_expected:.3g}",
+            _figure(b.memory[1] / 1e9),
+            f"{b.flops_expected:.2g}", _figure(b.hours_expected),
         )  # fmt: skip
     show_whole(table, console)
+    console.print(
+        "GB: most of a trial, its batch whole. FLOP, and hours of one slot: with pruning.",
+        highlight=False,
+    )
     console.print(
         f"In full the trials take {plan.flops_exact:.3g} FLOP by every matrix product, "
         f"{plan.flops_6nd:.3g} by 6ND.",
         highlight=False,
     )
-    money = f", {plan.money:.2f} at the price given" if plan.money else ""
+    money = (
+        f", {plan.money:.2f} and {plan.money_expected:.2f} at the price given" if plan.money else ""
+    )
     console.print(
         f"At most {plan.cap:.3g} FLOP, retries and extensions included; "
         f"about {plan.flops_expected:.3g} with pruning. "
-        f"At most {_hours(plan.hours)} of one slot{money}.",
+        f"At most {_hours(plan.hours)} of one slot, about {_hours(plan.hours_expected)} with "
+        f"pruning{money}.",
         highlight=False,
     )
+    console.print(f"Speed: {_speeds(plan.throughput)} ({plan.throughput.source}).", highlight=False)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+def _speeds(throughput: Throughput) -> str:
+    """FLOP/s of a slot, from the slowest to the fastest width."""
+    rates = [rate for _, rate in throughput.points]
+    return _range(f"{min(rates):.2g}", f"{max(rates):.2g}") + " FLOP/s a slot"
 
 
 def _range(low: str, high: str) -> str:
     return low if low == high else f"{low}-{high}"
 
 
+def _figure(value: float) -> str:
+    """A figure that needs no more than two digits."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.{1 if value < 0.1 else 2}g}"
+
+
 def _short(count: float) -> str:
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= 0.9995 * size:  # what rounds to 1000 of the smaller unit
-            return f"{count / size:.3g}{unit}"
+            return f"{count / size:.{3 if count >= 99.5 * size else 2}g}{unit}"
     return f"{count:g}"
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from model.devices import DEVICES
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -121,6 +123,9 @@ class Training(Section):
     """Rates of hidden matrices and head scaled by 16 / d_model; one rate for all; or, besides, what
     a block adds scaled by 2 / num_layers."""
     grad_clip: Positive = 1.0
+    min_steps: Count = 50
+    """Trials of fewer optimizer steps are refused: with 42 the best learning rate of one width was
+    still 5.5 times another's (measured: model/README.md), and no profile means anything."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; `auto` takes bfloat16 where a probe before the first trial finds it a
     tenth faster and, over three seeds, no worse than .005 nat/token."""
@@ -230,13 +235,23 @@ class Resources(Section):
     """Threads of a trial that read text ahead: for corpora on slow disks. They move no bit."""
     slots: Count | None = None
     """Trials at once; left out: as many as fit."""
-    flops_per_second: Positive = 1e10
-    """Training speed of one slot that the plan reckons with: `isoflop doctor` measures it."""
+    flops_per_second: Positive | None = None
+    """Training speed of one slot that the plan reckons with; left out: a share of the peak of
+    `device`, or what `isoflop doctor` measured on this machine."""
+    device: str | None = None
+    """The accelerator that trials will run on, for the plan's hours and memory: `H100`, …"""
     max_attempts: Count = 4
     """Times a trial is started before it counts as failed."""
     silence: Positive | None = None
     """Seconds without a report after which a trial is ended and tried again; left out: ten times
     what its next report should take, at least ten minutes."""
+
+    @field_validator("device")
+    @classmethod
+    def _published(cls, name: str | None) -> str | None:
+        if name is not None and name not in DEVICES:
+            raise ValueError(f"unknown; known are {', '.join(DEVICES)}. Or give flops_per_second")
+        return name
 
 
 class Faults(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from model.progress import Progress
-from tuner import plan
+from tuner import plan, throughput
 from tuner.backends import contract
 from tuner.backends.contract import AttemptError, Job, Run
 from tuner.config import Sweep
@@ -23,8 +23,8 @@ Decider: TypeAlias = Callable[..., Engine]
 def simulate(sweep: Sweep, folder: Path, *, slots: int = 1) -> float:
     """Run a sweep on a backend that answers at once; return the simulated seconds it took.
 
-    A slot spends `resources.flops_per_second`; decisions fall in the order of simulated time. A
-    sweep that was interrupted in `folder` goes on.
+    A slot spends the FLOP/s that the plan reckons with; decisions fall in the order of simulated
+    time. A sweep that was interrupted in `folder` goes on.
 
     Args:
         sweep: its backend is `law` or `replay`.
@@ -83,6 +83,7 @@ class Simulation:
         )  # fmt: skip
         self.slots = slots
         self.now = 0.0
+        self._speed = throughput.known(sweep).typical
         self._due: list[tuple[float, int, str, Progress, Run, Iterator[Progress]]] = []
         self._tie = count()
         cap = plan.plan(sweep).cap
@@ -121,5 +122,5 @@ class Simulation:
         except AttemptError as error:
             self.engine.fail(key, f"{type(error).__name__}: {error}", error)
             return
-        due = self.now + (progress.flops - spent) / self.job.sweep.resources.flops_per_second
+        due = self.now + (progress.flops - spent) / self._speed
         heapq.heappush(self._due, (due, next(self._tie), key, progress, run, rest))

@@ -89,11 +89,11 @@ class Profile:
             for size, seed in places
         ]
 
-    def faults(self, min_steps: int, *, alone: bool = True) -> list[str]:
+    def faults(self, sound_steps: int, *, alone: bool = True) -> list[str]:
         """In words, what keeps the profile's minimum from being trusted.
 
         Args:
-            min_steps: optimizer steps that a run should take.
+            sound_steps: optimizer steps that a run should take.
             alone: the minimum is found from this profile; else from one law of loss and rates for
                 all budgets, which needs one size on each side and no other rates here.
         """
@@ -116,8 +116,8 @@ class Profile:
                 f"at its size, {self.rates[0]:.3g} to {self.rates[1]:.3g}: raise search.trials or "
                 "cap.flops"
             )
-        if self.best.steps < min_steps:
-            found.append(f"the best run took {self.best.steps} steps, below {min_steps}")
+        if self.best.steps < sound_steps:
+            found.append(f"the best run took {self.best.steps} steps, below {sound_steps}")
         return [f"budget {self.budget:g}: {fault}" for fault in found]
 
     def _grown(self, ladder: Sequence[Size]) -> Sequence[Size]:
@@ -185,7 +185,7 @@ def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:
         return []  # no profile, so no minimum to trust
     alone = sweep.target.interval is None
     profiles = (profile(sweep, ledger, vocab_size, budget) for budget in sweep.budgets)
-    return [fault for found in profiles for fault in found.faults(sweep.min_steps, alone=alone)]
+    return [fault for found in profiles for fault in found.faults(sweep.sound_steps, alone=alone)]
 
 
 def _cell(trial: Trial) -> tuple[Size, int]:

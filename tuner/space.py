@@ -214,7 +214,7 @@ def _answering(sweep: Sweep, trial: Trial, slot: Slot) -> tuple[object, ...]:
     if sweep.backend == "law":
         pretended = {"seconds_per_trial", "flops_per_second", "faults"}
         return (sweep.law.model_dump(mode="json", exclude=pretended),)
-    elsewhere = {"batch_size", "weight_decay", "dtype"}
+    elsewhere = {"batch_size", "weight_decay", "dtype", "min_steps"}
     told = sweep.training.model_dump(mode="json", exclude=elsewhere)
     computed = slot.determining(trial.shape, trial.batch_size, sweep.resources)
     return told, sweep.model, computed

@@ -1,6 +1,6 @@
 """Where a sweep stands, from its folder alone. Needs neither torch nor ray."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,7 +8,9 @@ from model.progress import Progress
 from tuner import plan, space
 from tuner.config import ConfigError, Sweep, load
 from tuner.ledger import END, ENDED, Ledger, Record
+from tuner.plan import Plan
 from tuner.provenance import Provenance, read
+from tuner.throughput import Throughput, known
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 
@@ -48,6 +50,10 @@ class SweepStatus:
     """FLOP, of running trials."""
     seconds: float
     """Training time of all trials together."""
+    hours_left: float
+    """Of one slot, for the planned trials that have not ended, with pruning, without extension."""
+    throughput: Throughput
+    """What `hours_left` reckons with: the sweep's own runs as far as they go."""
     recalled: int
     """Trials answered from the record of the storage folder, free."""
     end: str
@@ -72,13 +78,19 @@ class SweepStatus:
         """Every number the table shows."""
         return asdict(self) | {"ended": self.ended, "planned": self.planned}
 
+    def left(self) -> str:
+        """How long it may still take."""
+        hours = self.hours_left
+        told = f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"
+        return f"about {told} of a slot left by {self.throughput.source}"
+
     def line(self) -> str:
         """One line for a log."""
         running = sum(b.running for b in self.budgets)
         recalled = f" ({self.recalled} from the record)" if self.recalled else ""
         return (
             f"{self.name}: {self.ended}/{self.planned} trials ended{recalled}, {running} running, "
-            f"{self.charged:.3g} of {self.cap:.3g} FLOP spent"
+            f"{self.charged:.3g} of {self.cap:.3g} FLOP spent, {self.left()}"
         )
 
 
@@ -121,6 +133,7 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     lasts = ledger.lasts()
     budgets = tuple(_budget(b, planned[b], records, lasts) for b, records in by_budget.items())
     records = [record for some in by_budget.values() for record in some]
+    end, speed = ledger.fact(END) or "", known(sweep).corrected(own_rates(records))
     return SweepStatus(
         name=sweep.name,
         budgets=budgets,
@@ -128,9 +141,45 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         charged=sum(r.charged for r in records),
         reserved=sum(r.reserved for r in records),
         seconds=sum(lasts[r.key].seconds for r in records if r.attempts and r.key in lasts),
+        hours_left=0.0 if end == "done" else _hours_left(counted, by_budget, lasts, speed),
+        throughput=speed,
         recalled=sum(not r.attempts and r.status in ENDED for r in records),
-        end=ledger.fact(END) or "",
+        end=end,
     )
+
+
+def own_rates(records: Sequence[Record]) -> dict[space.Size, float]:
+    """FLOP/s that trials of each size reached in their slots, everything they did counted."""
+    charged: dict[space.Size, float] = {}
+    seconds: dict[space.Size, float] = {}
+    for record in records:
+        if record.charged and record.seconds:
+            size = record.question.size
+            charged[size] = charged.get(size, 0.0) + record.charged
+            seconds[size] = seconds.get(size, 0.0) + record.seconds
+    return {size: charged[size] / seconds[size] for size in charged}
+
+
+def _hours_left(
+    counted: Plan,
+    by_budget: Mapping[float, Sequence[Record]],
+    lasts: Mapping[str, Progress],
+    speed: Throughput,
+) -> float:
+    """Hours of one slot, as far as the cap goes."""
+    flops, seconds = 0.0, 0.0
+    for stage in counted.stages:
+        # By budget, not by size: a warm start moves the sizes.
+        records = by_budget[stage.budget]
+        ended = sum(record.status in ENDED for record in records)
+        done = sum(lasts[r.key].flops for r in records if r.status not in ENDED and r.key in lasts)
+        open_ = max(0, stage.trials - ended) * stage.flops_expected / stage.trials
+        left = max(0.0, open_ - done)
+        flops += left
+        seconds += left * sum(1 / speed.rate(w) for _, w in stage.shapes) / len(stage.shapes)
+    charged = sum(record.charged for records in by_budget.values() for record in records)
+    allowed = max(0.0, counted.cap - charged)
+    return seconds * min(1.0, allowed / flops) / 3600 if flops else 0.0
 
 
 def _budget(

@@ -19,7 +19,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as RayTrial
 
 from data.corpus import Corpus
-from tuner import corpora, plan, space, trainable
+from tuner import corpora, plan, space, status, throughput, trainable
 from tuner import provenance as provenances
 from tuner import slot as slots
 from tuner.answers import FILE as ANSWERS
@@ -109,16 +109,18 @@ def write(sweep: Sweep, folder: Path) -> None:
     Raises:
         ConfigError: another sweep began there; only its cap may be changed.
     """
-    path = folder / "sweep.toml"
+    path, speed = folder / "sweep.toml", throughput.known(sweep)
     if (folder / "ledger.db").exists() and path.exists():
         ledger = Ledger(folder / "ledger.db")
         began = provenances.read(ledger) is not None
+        speed = speed.corrected(status.own_rates(ledger.records()))
         ledger.close()
         stands = load(path)
         if began and stands.model_copy(update={"cap": sweep.cap}) != sweep:
             raise ConfigError(f"{path}: the folder holds another sweep; name another with --dir")
     path.write_text(tomli_w.dumps(sweep.model_dump(mode="json", exclude_none=True)))
-    (folder / "plan.json").write_text(json.dumps(plan.plan(sweep).to_dict(), indent=1) + "\n")
+    counted = plan.plan(sweep, throughput=speed)
+    (folder / "plan.json").write_text(json.dumps(counted.to_dict(), indent=1) + "\n")
 
 
 def _most_tokens(sweep: Sweep, corpus: Corpus | None) -> float:

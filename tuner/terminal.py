@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,12 @@ def positive(value: float | None) -> float | None:
     if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value} is no positive, finite number")
     return value
+
+
+def measured_file() -> Path:
+    """Where the doctor's measurement of this machine is kept for plans."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "isoflop" / "doctor.json"
 
 
 def print_json(value: object) -> None:

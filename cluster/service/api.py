@@ -117,7 +117,7 @@ def _add_runs(app: FastAPI, desk: Desk) -> None:
     @app.post(
         "/runs",
         status_code=202,
-        responses={200: {"model": RunState}} | _responses(400, 404, 413, 422, 429),
+        responses={200: {"model": RunState}} | _responses(404, 413, 422, 429),
     )
     async def ask(key: Who, asked: Asked, response: Response) -> RunState:
         """Ask a configuration; 202 while it waits or trains, 200 once it is answered."""

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.peak import PUBLISHED, peak_flops
+from model.devices import known
+from model.peak import peak_flops
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -15,4 +16,18 @@ def test_no_product_we_time_ourselves_is_far_above_the_peak(dtype):
 
 def test_a_known_gpu_has_its_data_sheets_figure(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    assert peak_flops("bfloat16", "cuda:0") == PUBLISHED["H200", "bfloat16"] == 989e12
+    assert peak_flops("bfloat16", "cuda:0") == 989e12
+    assert peak_flops("float32", "cuda:0") == 67e12
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("NVIDIA H100 PCIe", 756e12),
+     ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12)],
+)  # fmt: skip
+def test_the_longest_word_names_the_device(name, peak):
+    assert known(name).bfloat16 == peak
+
+
+def test_an_unknown_device_is_not_taken_for_another():
+    assert known("Tesla T4") is None

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from tuner import simulate
 from tuner.cli import app
 from tuner.config import load
+from tuner.terminal import measured_file
+from tuner.throughput import Measured
 
 
 def isoflop(*arguments, cwd=None):
@@ -184,6 +186,13 @@ def test_the_doctor_is_content_here():
     checks = json.loads(invoke("doctor", "--json").stdout)
     assert checks["training"]["value"] > 0
     assert checks["peak"]["value"] > checks["training"]["value"]
+    kept = Measured.read(measured_file())
+    assert kept.device == checks["device"]["found"]
+    assert max(kept.points.values()) == checks["training"]["value"]
+    counted = json.loads(invoke("plan", "tuner/sweeps/smoke.toml", "--json").stdout)
+    assert counted["throughput"]["source"] == f"isoflop doctor on {kept.date}, {kept.device}"
+    assert dict(map(tuple, counted["throughput"]["points"])) == kept.points
+    measured_file().unlink()
 
 
 @pytest.mark.parametrize(

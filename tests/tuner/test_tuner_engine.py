@@ -242,7 +242,7 @@ def test_what_stays_unsound_is_said(small, tmp_path):
         law={"learning_rate": 10.0, "curvature": 0.5},
         search={"sampler": "grid", "warm_start": False},
         cap={"flops": 1e15},
-        min_steps=10**9,
+        sound_steps=10**9,
     )
     simulate.simulate(sweep, tmp_path, slots=2)
     ledger = Ledger(tmp_path / "ledger.db")

@@ -29,8 +29,10 @@ def test_a_written_cap_rules(small):
 
 
 def test_it_warns_of_short_trials_and_thin_profiles(small):
-    counted = plan(small(min_steps=10**9, shapes={"per_budget": 3}))
-    assert sum("steps, below 1000000000" in warning for warning in counted.warnings) == 2
+    counted = plan(small(sound_steps=10**9, shapes={"per_budget": 3}))
+    assert (
+        sum("steps, below sound_steps = 1000000000" in warning for warning in counted.warnings) == 2
+    )
     assert sum("cannot bracket a minimum" in warning for warning in counted.warnings) == 2
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tuner import plan, simulate
+from tuner import plan, refusals, simulate
 from tuner.config import load
 from tuner.ledger import Ledger
 
@@ -21,7 +21,10 @@ def test_every_ready_sweep_is_planned_and_told_of(root):
     files = sorted((root / "tuner" / "sweeps").glob("*.toml"))
     assert {path.stem for path in files} >= {*COSTED, "demo", "law", "smoke"}
     for path in files:
-        assert plan.plan(load(path)).trials > 0
+        sweep = load(path)
+        counted = plan.plan(sweep)
+        assert counted.trials > 0
+        refusals.check(sweep, counted)
         assert path.read_text().startswith("# ")
         assert f"`{path.name}`" in readme
 
