@@ -60,6 +60,7 @@ class Value:
         self.target = sweep.target_budget
         self.wanted = math.log1p(sweep.target.interval)
         self._trials: dict[tuple[float, Size], Trial] = {}
+        self._last: tuple[object, Cell | None] = (None, None)
 
     def next(self, rates: tuple[float, float], room: float) -> Cell | None:
         """The run to ask for; None if none is worth it, or none fits, or one must end first.
@@ -68,6 +69,13 @@ class Value:
             rates: lowest and highest learning rate.
             room: FLOPs that are left.
         """
+        # Ray asks many times a second while nothing has changed.
+        state = (self.ledger.counts(), self.ledger.committed(), rates, room)
+        if self._last[0] != state:
+            self._last = (state, self._chosen(rates, room))
+        return self._last[1]
+
+    def _chosen(self, rates: tuple[float, float], room: float) -> Cell | None:
         known = _Known(self.ledger.records())
         opening = self._opening(known, rates)
         if opening is not None:

@@ -114,6 +114,15 @@ class Blind(Engine):
         pass
 
 
+class Grid(Blind):
+    """Every size at every rate of the plan, smallest budgets first."""
+
+    def _drawn(self, cell):
+        search = self.sweep.search
+        rate = space.rates(search.learning_rate, search.trials)[cell.number]
+        return cell.asked(Setting(learning_rate=rate))
+
+
 class PlainAsha(Blind):
     """Ray's ASHA beside OptunaSearch as people run them: one experiment a budget, TPE over size and
     rate together, rungs that compare sizes with each other."""
@@ -155,7 +164,7 @@ class PlainAsha(Blind):
 
 FIXED = {"warm_start": False, "extend": False}
 ARMS = {
-    "grid": (Engine, {"search": {"sampler": "grid", **FIXED}, "pruning": {"enabled": False}}),
+    "grid": (Grid, {"search": FIXED, "pruning": {"enabled": False}}),
     # Ray's own reduction of 4, and its rungs at powers of it.
     "asha_optuna": (
         PlainAsha,
@@ -201,16 +210,15 @@ def by_surface(runs: Tuned, rates: tuple[float, float]) -> float:
     return float(surface.fit(runs, rates).law.n_opt(BEYOND * BUDGETS[-1]))
 
 
-def completed(engine: Engine) -> Tuned:
-    """The completed runs of a sweep."""
-    lasts = engine.ledger.lasts()
-    trials = [engine.trial(record) for record in engine.ledger.records("completed")]
+def completed(engine: Engine, keys: list[str]) -> Tuned:
+    """The completed runs of a sweep, in the order of `keys`."""
+    trials = [engine.trial(engine.ledger.record(key)) for key in keys]
     return Tuned(
         budget=np.array([trial.question.budget for trial in trials]),
         params=np.array([float(trial.shape.params_non_embedding) for trial in trials]),
         tokens=np.array([float(trial.tokens) for trial in trials]),
         learning_rate=np.array([trial.question.learning_rate for trial in trials]),
-        loss=np.array([lasts[trial.key].loss for trial in trials]),
+        loss=np.array([engine.ledger.last(key).loss for key in keys]),
     )
 
 
@@ -220,40 +228,50 @@ def race(arm: str, law: dict, seed: int, every: int) -> Race:
     sweep = sweep_of(law, seed, **sections)
     truth = math.log(LossLaw(**law).n_opt(BEYOND * BUDGETS[-1]))
     simulation = simulate.in_memory(sweep, decider)
-    engine, spent, off = simulation.engine, [], {"cells": [], "surface": []}
-    estimates = {
-        "cells": by_cells, "surface": lambda runs: by_surface(runs, sweep.search.learning_rate),
-    }  # fmt: skip
-    fresh = 0
+    ledger = simulation.engine.ledger
+    keys, spent = [], []
     for key in simulation:
-        fresh += engine.ledger.record(key).status == "completed"
-        if fresh >= every:
-            fresh = 0
-            look(engine, estimates, truth, spent, off)
-    look(engine, estimates, truth, spent, off)
+        if ledger.record(key).status == "completed":
+            keys.append(key)
+            spent.append(float(ledger.charged()))
+    runs, total = completed(simulation.engine, keys), float(ledger.charged())
+    estimates = {
+        "cells": by_cells, "surface": lambda seen: by_surface(seen, sweep.search.learning_rate),
+    }  # fmt: skip
+    found = {
+        name: arrival(estimate, runs, spent, total, truth, every)
+        for name, estimate in estimates.items()
+    }
     return Race(
-        arrived={name: arrival(spent, found) for name, found in off.items()},
-        spent=float(engine.ledger.charged()), last={name: found[-1] for name, found in off.items()},
+        arrived={name: at for name, (at, _) in found.items()}, spent=total,
+        last={name: last for name, (_, last) in found.items()},
     )  # fmt: skip
 
 
-def look(engine, estimates, truth, spent, off):
-    """Note what the arm would answer now."""
-    runs = completed(engine)
-    spent.append(float(engine.ledger.charged()))
-    for name, estimate in estimates.items():
-        try:
-            off[name].append(math.log(estimate(runs)) - truth if len(runs) >= 5 else math.nan)
-        except FitError:
-            off[name].append(math.nan)
+def arrival(estimate, runs, spent, total, truth, every):
+    """What was spent when the estimates began to stay near the truth, all of it if they never did;
+    and how far off the last one is. From the end back to the last wrong one, `every` runs."""
+    near, last = total, math.nan
+    for seen in range(len(runs), 0, -every):
+        off = error(estimate, first(runs, seen), truth)
+        last = off if seen == len(runs) else last
+        if not abs(off) < NEAR:
+            break
+        near = spent[seen - 1]
+    return near, last
 
 
-def arrival(spent: list[float], off: list[float]) -> float:
-    """What was spent when the estimates began to stay near the truth; all of it if they never
-    did."""
-    wrong = [place for place, value in enumerate(off) if not abs(value) < NEAR]
-    first = wrong[-1] + 1 if wrong else 0
-    return spent[first] if first < len(spent) else spent[-1]
+def error(estimate, runs, truth):
+    """ln of an estimate over the truth; NaN where the runs allow none."""
+    try:
+        return math.log(estimate(runs)) - truth if len(runs) >= 5 else math.nan
+    except FitError:
+        return math.nan
+
+
+def first(runs, count):
+    """The runs that completed first."""
+    return Tuned(**{name: values[:count] for name, values in vars(runs).items()})
 
 
 @threadpool_limits.wrap(limits=1)
@@ -261,6 +279,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed in place of ten")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--every", type=int, default=1, help="completed runs between two looks")
     options = parser.parse_args()
     seeds, every = (1, 4) if options.quick else (options.seeds, options.every)
@@ -268,14 +287,14 @@ def main():
     races = {}
     for seed in range(seeds):
         for name, law in LAWS.items():
-            for arm in ARMS:
+            for arm in options.arms:
                 races[arm, name, seed] = found = race(arm, law, seed, every)
                 print(arm, name, seed, found, file=sys.stderr, flush=True)
     print(f"{seeds} seeds; FLOP until N_opt({BEYOND * BUDGETS[-1]:.0e}) stays within 10 %")
     print("| law | arm | median, best cells | worst | median, surface | worst | spent | arrived |")
     print("|---|---|---|---|---|---|---|---|")
     for name in LAWS:
-        for arm in ARMS:
+        for arm in options.arms:
             print(row(name, arm, [races[arm, name, seed] for seed in range(seeds)]))
     print(json.dumps(summary(races, seeds) | {
         "seeds": seeds, "seconds": round(time.perf_counter() - began, 1),
@@ -301,7 +320,8 @@ def summary(races, seeds):
     """Ratios to each reference, run by run: both as people fit them and with our own fit."""
     found = {}
     pairs = [(name, seed) for name in LAWS for seed in range(seeds)]
-    for arm in ("grid", "asha_optuna", "random"):
+    others = {arm for arm, _, _ in races} & {"grid", "asha_optuna", "random"}
+    for arm in sorted(others):
         for way, ending in (("cells", ""), ("surface", "_same_fit")):
             ratios = [
                 races[OURS[0], *pair].arrived[OURS[1]] / races[arm, *pair].arrived[way]

@@ -103,6 +103,15 @@ def test_slots_that_wait_for_nothing_ask_for_nothing_twice(targeted, tmp_path):
     assert found.half_width(engine.agenda.value.target) <= math.log(1.15)
 
 
+def test_asked_again_while_nothing_changed_it_need_not_think(targeted, monkeypatch):
+    sweep = targeted()
+    engine = run(sweep)
+    value, rates = engine.agenda.value, sweep.search.learning_rate
+    first = value.next(rates, 1e30)
+    monkeypatch.setattr(value, "fit", None)
+    assert value.next(rates, 1e30) == first
+
+
 def test_a_rate_that_failed_is_kept_away_from(targeted):
     engine = run(targeted(law={**LAW, "diverges": 0.4}))
     failed = [record.question for record in engine.ledger.records("failed")]
@@ -132,7 +141,7 @@ def test_the_next_run_is_the_one_worth_most_per_flop(targeted):
     sweep = targeted()
     engine = run(sweep)
     value, rates = engine.agenda.value, sweep.search.learning_rate
-    value.wanted = 0.0
+    value.wanted, value._last = 0.0, (None, None)
     chosen, found = value.next(rates, math.inf), value.fit(rates)
     before = found.error(value.target)
 
