@@ -9,6 +9,9 @@ from analysis.profiles import METHODS, Method, Profile, is_profiled, profiles
 from analysis.results import Fit, FitStatus, Point
 from analysis.uncertainty import UNIDENTIFIED_SHARE, redrawn, residuals
 
+FARTHEST = 20.0
+"""E-folds of loss that a resampled run lies at most from its curve."""
+
 
 def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...]) -> Fit:
     """Approach 2, by the method named; `argmin_raw` fits its power laws in raw space.
@@ -127,4 +130,6 @@ def _redrawn_profile(
     predicted = basis @ np.linalg.lstsq(basis, measured)[0]
     each = np.arange(len(measured), dtype=np.int64)
     left = residuals(measured, predicted, basis, each, floor=profile.noise)
-    return np.exp(redrawn(left, each, "residual", replicates, rng))
+    drawn = redrawn(left, each, "residual", replicates, rng)
+    # One degree of freedom has Cauchy's tails: a draw beyond all numbers has no minimum either way.
+    return np.exp(np.clip(drawn, predicted - FARTHEST, predicted + FARTHEST))

@@ -116,7 +116,7 @@ def akima(log_params: Array, loss: Array) -> tuple[Array, Array]:
     middle = np.clip(best, 1, len(x) - 2)
     row = np.arange(len(y))
     left, low, right = y[row, middle - 1], y[row, middle], y[row, middle + 1]
-    bend = np.maximum(left - 2 * low + right, 1e-300)
+    bend = np.maximum(left - 2 * low + right, 1e-12 * low)
     shift = np.clip(0.5 * (left - right) / bend, -1, 1)
     return _inside(x[middle] + shift * (x[1] - x[0]), low - 0.125 * (left - right) ** 2 / bend,
                    log_params, inner)  # fmt: skip

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import objectives, powerlaw, profiles
+from analysis.allocation import _redrawn_profile
 from analysis.envelope import lower_hull
 from analysis.laws import LossLaw
 from analysis.parametric import evaluate, solve, solve_all
@@ -238,3 +239,15 @@ def test_simulated_runs_keep_to_their_law(truth):
         1, rel=1e-4
     )
     assert table.equals(simulate(truth, [1e12, 1e13], [1e4, 1e5], seeds=2))
+
+
+def test_draws_beyond_all_numbers_are_no_crash():
+    log_params = np.log([1e4, 3e4, 1e5, 3e5])
+    profile = profiles.Profile(
+        budget=1e12, log_params=log_params, log_tokens=25 - log_params,
+        loss=np.array([9.0, 2.0, 7.0, 1.5]), noise=0.0,
+    )  # fmt: skip
+    drawn = _redrawn_profile(profile, profiles.METHODS["akima"], 20_000, np.random.default_rng(0))
+    assert np.isfinite(drawn).all()
+    assert np.log(drawn).max() > 15  # some lie that far out, and are kept there
+    profiles.METHODS["akima"].minimum(log_params, drawn)
