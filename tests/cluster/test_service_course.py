@@ -7,6 +7,12 @@ import requests
 from course_client import CourseClient
 from serving import COURSE, KEY, serving
 
+from cluster.service.settings import load
+from model.recipe import rate
+from tuner import space
+from tuner.backends.train import recipe
+from tuner.question import Question
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
@@ -158,3 +164,19 @@ def test_two_keys_pay_each_for_itself_and_hear_the_same(service):
     asked = COURSE | {"d_model": 192, "train_flops": 3 * 10**13}
     assert one.loss(**asked).json()["loss"] == other.loss(**asked).json()["loss"]
     assert other.total_flops_used().json() == 3 * 10**13
+
+
+def test_the_recipe_is_the_courses():
+    settings = load("course")
+    question = Question(
+        budget=1e16, size=(4, 128), learning_rate=1e-3, number=0, seed=0, batch_size=128
+    )
+    trial = space.trial(settings.sweep, question, vocab_size=32_000)
+    told = recipe(settings.sweep, trial, "float32")
+    assert [rate(step, 100, told) for step in (0, 50)] == pytest.approx([1.0, 0.55])
+    assert rate(100, 100, told) == pytest.approx(0.1)
+    assert (told.weight_decay, told.grad_clip, told.dropout) == (0.01, 1.0, 0.1)
+    assert (told.optimizer, told.parametrization) == ("adamw", "standard")
+    shape = trial.shape
+    assert (shape.positions, shape.norm, shape.ffn) == ("learned", "layernorm", "gelu")
+    assert (shape.d_ff, shape.context_length, shape.tied_head) == (512, 512, False)
