@@ -15,11 +15,13 @@ MASTER = 4 * 4
 LOGIT = 16
 """Bytes a logit: itself, its log-softmax and their gradients, in float32 and half of it twice."""
 LOGITS = 2**30
-"""Bytes of logits at once, at most: with so many, a GPU's products are as fast as with more."""
+"""Bytes of logits at once, at most: 1,300 rows of GPT-2's vocabulary, enough to fill a GPU by
+their FLOPs; not measured."""
 LOGITS_SHARE = 1 / 16
 """Share of a trial's memory that they may have, where that is less."""
 FEWEST_ROWS = 256
-"""Rows of logits at once, at least: with 128 a CPU's products are as fast, with 32 no longer."""
+"""Rows of logits at once, at least: so many are as fast on a CPU as all of them (measured:
+tests/benchmarks/logits.py)."""
 
 
 class TooLargeError(Exception):
