@@ -11,7 +11,12 @@ import pytest
 from tuner.config import parse
 
 ROOMS = ["analysis", "data", "model", "tuner"]
-READMES = ["README.md", *(f"{room}/README.md" for room in ROOMS), "cluster/service/README.md"]
+READMES = [
+    "README.md",
+    "README.zh.md",
+    *(f"{room}/README.md" for room in ROOMS),
+    "cluster/service/README.md",
+]
 
 
 def blocks(root, language):
@@ -77,3 +82,27 @@ def test_links_lead_somewhere(root, name):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def sections(path):
+    """Title, commands, links and number of table rows of each section, in order."""
+    parts = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [
+        (
+            part.splitlines()[0],
+            re.findall(r"```.*?```", part, flags=re.DOTALL),
+            {link for link in re.findall(r"\]\(([^)]+)\)", part) if not link.startswith("README")},
+            len(re.findall(r"^\|", part, flags=re.MULTILINE)),
+            len(re.findall(r"^- ", part, flags=re.MULTILINE)),
+        )
+        for part in parts
+    ]
+
+
+def test_the_translation_says_what_the_readme_says(root):
+    """Commands, links, table rows and bullets, section by section; the words are for people."""
+    pairs = list(zip(sections(root / "README.md"), sections(root / "README.zh.md"), strict=True))
+    differing = [
+        f"{english[0]} / {chinese[0]}" for english, chinese in pairs if english[1:] != chinese[1:]
+    ]
+    assert not differing, f"bring README.zh.md up to README.md in: {differing}"
