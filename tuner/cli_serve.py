@@ -48,12 +48,15 @@ def serve(
     """
     if context.invoked_subcommand is not None:
         return
+    from cluster.service.address import check_free
     from cluster.service.settings import load
     from cluster.service.state import prepare
 
     laid = [*(settings or ()), *([f'backend="{backend}"'] if backend else [])]
     laid += [f"budget={budget!r}"] if budget else []
-    state = prepare(load(config, laid), folder)
+    loaded = load(config, laid)
+    check_free(host, port)
+    state = prepare(loaded, folder)
     ledger = state.ledger()
     if key is not None:
         ledger.ensure_key("trial", key)

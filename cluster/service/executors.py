@@ -13,6 +13,8 @@ from tuner.slot import Slot
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+AT_ONCE = 64
+"""Runs at once, where nothing else bounds them."""
 SLOT = "slot"
 """Fact that says how runs are computed."""
 Outcome = tuple[Run, Answer | BaseException]
@@ -23,7 +25,7 @@ class Threads:
 
     look_every = 0.01
 
-    def __init__(self, state: State, at_once: int = 64) -> None:
+    def __init__(self, state: State, at_once: int = AT_ONCE) -> None:
         self.state = state
         self.at_once = at_once
         self._pool = ThreadPoolExecutor(at_once)
@@ -73,7 +75,8 @@ class RayTasks:
 
         room, resources = ray.cluster_resources(), self.resources
         asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
-        return min(int(room.get(name, 0) / amount) for name, amount in asked.items() if amount)
+        fitting = [int(room.get(name, 0) / amount) for name, amount in asked.items() if amount]
+        return min(fitting, default=AT_ONCE)
 
     def start(self, run: Run) -> None:
         """Begin a run."""

@@ -3,6 +3,7 @@
 import math
 import tomllib
 from collections.abc import Sequence
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -104,7 +105,7 @@ class Settings(Section):
             raise ValueError('replay.table: missing. Add it, e.g. table = "runs/demo"')
         return self
 
-    @property
+    @cached_property
     def sweep(self) -> Sweep:
         """The sweep whose trials answer: nothing is searched, cut or added.
 

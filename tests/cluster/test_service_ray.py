@@ -161,3 +161,11 @@ def test_wrong_keys_and_settings_are_told_in_a_line(tmp_path, arguments, told):
         CliRunner().invoke(app, ["serve", *arguments, *place], catch_exceptions=False)
     assert str(caught.value).startswith(told)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_a_mistake(tmp_path):
+    with serving(tmp_path / "first") as (url, _):
+        port = url.rpartition(":")[2]
+        command = ["serve", "--port", port, "--dir", str(tmp_path / "second"), "--key", "k"]
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: cannot be listened on"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
