@@ -125,7 +125,7 @@ class Training(Section):
     grad_clip: Positive = 1.0
     min_steps: Count = 50
     """Trials of fewer optimizer steps are refused: at 42 losses jumped by .15 nat/byte from rate to
-    rate and seeds differed by up to .27 (measured: model/README.md), so no profile means a thing."""
+    rate, and seeds differed by up to .27 (measured: model/README.md): no profile means a thing."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; `auto` takes bfloat16 where a probe before the first trial finds it a
     tenth faster and, over three seeds, no worse than .005 nat/token."""

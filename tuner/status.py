@@ -1,5 +1,6 @@
 """Where a sweep stands, from its folder alone. Needs neither torch nor ray."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from tuner.config import ConfigError, Sweep, load
 from tuner.ledger import END, ENDED, Ledger, Record
 from tuner.plan import Plan
 from tuner.provenance import Provenance, read
-from tuner.throughput import Throughput, known
+from tuner.throughput import OWN, Throughput, known
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 
@@ -79,10 +80,12 @@ class SweepStatus:
         return asdict(self) | {"ended": self.ended, "planned": self.planned}
 
     def left(self) -> str:
-        """How long it may still take."""
+        """How long it may still take, once its own runs tell; the plan has told what was known."""
         hours = self.hours_left
-        told = f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"
-        return f"about {told} of a slot left by {self.throughput.source}"
+        if self.end or self.throughput.source != OWN:
+            return ""
+        told = f"{math.ceil(hours * 60)} min" if hours < 2 else f"{hours:.1f} h"
+        return f"; about {told} of a slot left by {OWN}"
 
     def line(self) -> str:
         """One line for a log."""
@@ -90,7 +93,7 @@ class SweepStatus:
         recalled = f" ({self.recalled} from the record)" if self.recalled else ""
         return (
             f"{self.name}: {self.ended}/{self.planned} trials ended{recalled}, {running} running, "
-            f"{self.charged:.3g} of {self.cap:.3g} FLOP spent, {self.left()}"
+            f"{self.charged:.3g} of {self.cap:.3g} FLOP spent{self.left()}"
         )
 
 

@@ -47,9 +47,7 @@ def _looks(folder: Path, every: float) -> Iterator[SweepStatus]:
 def table(status: SweepStatus) -> Table:
     """The status as a table for a terminal."""
     recalled = f", {status.recalled} trials from the record" if status.recalled else ""
-    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}"
-    if not status.end:
-        title += f"; {status.left()}"
+    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}{status.left()}"
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("budget", "trials", "done", *STATUSES[1:4], "FLOP", "loss", "size", "rate"):
         shown.add_column(heading, justify="right", no_wrap=True)

@@ -18,6 +18,8 @@ from tuner.ladder import Size
 UTILIZATION = 0.4
 """Share of a GPU's peak that training is reckoned to reach: nanochat's 40 to 50 % on H100s is the
 best published; small models reach less, which the sweep's own runs then show."""
+OWN = "this sweep's own runs"
+"""The source once there are some."""
 UNKNOWN = 1e10
 """FLOP/s where nothing is known: a slow core."""
 
@@ -94,7 +96,7 @@ class Throughput:
         moved = [(width, rates[width] / self.rate(width)) for width in sorted(rates)]
         widths = sorted({*rates, *(width for width, _ in self.points)})
         points = tuple((width, self.rate(width) * _between(moved, width)) for width in widths)
-        return replace(self, source="this sweep's own runs", points=points)
+        return replace(self, source=OWN, points=points)
 
 
 def known(sweep: Sweep, measured: Measured | None = None) -> Throughput:
