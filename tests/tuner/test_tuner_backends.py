@@ -4,6 +4,7 @@ import math
 import pickle
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -246,7 +247,8 @@ def test_some_configurations_diverge_and_do_so_again(tmp_path):
 
 def test_pretended_speed_makes_seconds_of_flops(tmp_path, monkeypatch):
     slept = []
-    monkeypatch.setattr("time.sleep", slept.append)
+    # Of the backend alone: a service that another test started in this process sleeps too.
+    monkeypatch.setattr("tuner.backends.instant.time", SimpleNamespace(sleep=slept.append))
     job = job_of(sweep_of("law", law={"flops_per_second": 1e9}), tmp_path)
     trial = trial_of(job)
     told = list(contract.start(job, trial))
