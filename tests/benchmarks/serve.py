@@ -237,8 +237,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for name in ("uvicorn", "ray_serve") if seconds else ():
             server = Server(Path(place) / name, free_port(), plain=name == "uvicorn")
-            found[name] = measured(server, seconds if name == "ray_serve" else min(30, seconds))
-            server.end()
+            try:
+                share = seconds if name == "ray_serve" else min(30, seconds)
+                found[name] = measured(server, share)
+            finally:
+                server.end()
         if seconds:
             rates = [found[name]["requests_per_second"] for name in ("ray_serve", "uvicorn")]
             found["ratio_vs_uvicorn"] = round(rates[0] / rates[1], 3)

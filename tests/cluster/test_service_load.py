@@ -84,7 +84,7 @@ with serving(Path(sys.argv[1]), port=int(sys.argv[2]), law=law):
 """
 
 
-def test_killed_under_load_nothing_is_lost_or_charged_twice(tmp_path):
+def test_killed_under_load_nothing_is_lost_or_charged_twice(tmp_path, request):
     """SIGKILL at random moments; `tests/benchmarks/serve.py` does it twenty times on Ray Serve."""
     rng, answered, over = random.Random(0), {}, threading.Event()
     with serving(tmp_path / "port") as (url, _):
@@ -105,19 +105,25 @@ def test_killed_under_load_nothing_is_lost_or_charged_twice(tmp_path):
             number = next(numbers)
 
     command = [sys.executable, "-c", SERVER, str(tmp_path / "service"), port]
+    started = []
+
+    def start():
+        started.append(subprocess.Popen(command))
+        _wait_until(lambda: _answers(url))
+        return started[-1]
+
+    request.addfinalizer(lambda: [(server.kill(), server.wait()) for server in started])
     with ThreadPoolExecutor(6) as pool:
         workers = [pool.submit(load, number) for number in range(6)]
         try:
             for _ in range(3):
-                server = subprocess.Popen(command)
-                _wait_until(lambda: _answers(url))
+                server = start()
                 before = len(answered)
                 _wait_until(lambda before=before: len(answered) > before + 6)
                 time.sleep(rng.uniform(0, 0.3))
                 os.kill(server.pid, signal.SIGKILL)
                 server.wait()
-            server = subprocess.Popen(command)
-            _wait_until(lambda: _answers(url))
+            start()
         finally:
             over.set()
         for worker in workers:
@@ -128,8 +134,6 @@ def test_killed_under_load_nothing_is_lost_or_charged_twice(tmp_path):
     assert len(told) == len(client.previous_runs())
     assert answered.items() <= told.items()
     assert client.total_flops_used().json() == len(told) * 10**16
-    server.kill()
-    server.wait()
 
 
 def _wait_until(condition):
