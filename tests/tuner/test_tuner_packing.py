@@ -1,5 +1,7 @@
 """Trials share a GPU where memory allows and it pays, and then really run at once."""
 
+import time
+
 import pytest
 import torch
 
@@ -63,26 +65,56 @@ def test_a_gpu_is_only_shared_whole(small):
 
 
 @pytest.mark.ray
-def test_as_many_trials_run_at_once_as_share_the_gpu(local_ray, settled, tmp_path, monkeypatch):
+def test_each_trial_asks_ray_for_its_share(local_ray, settled, tmp_path, monkeypatch):
     from tuner import driver
     from tuner import sweep as sweeps
 
-    at_once = []
+    asked = []
 
     def watched(self, iteration, trials, trial, **info):
-        at_once.append(1 + sum(other.status == "RUNNING" for other in trials))
+        asked.append(trial.placement_group_factory.required_resources)
         started(self, iteration, trials, trial, **info)
 
     started = driver._Lives.on_trial_start
     monkeypatch.setattr(driver._Lives, "on_trial_start", watched)
     sweep = settled(
         budgets=[1e13], shapes={"per_budget": 3}, search={"trials": 1},
-        law={"seconds_per_trial": 10.0},  # Ray starts one worker after another
-        resources={"gpus_per_trial": 1, "trials_per_gpu": 2, "cpus_per_trial": 0.25},
+        resources={"gpus_per_trial": 1, "trials_per_gpu": 3, "cpus_per_trial": 0.25},
     )  # fmt: skip
     sweeps.run(sweep, tmp_path / "sweep")
-    assert len(at_once) == 3
-    assert max(at_once) == 2  # processors would bear eight
+    assert asked == [{"CPU": 0.25, "GPU": pytest.approx(1 / 3)}] * 3
+
+
+@pytest.mark.ray
+def test_as_many_as_share_a_gpu_run_at_once(local_ray, small):
+    """Each waits until all have come: none would return if one had to wait for another's end."""
+    import ray
+
+    from tuner import sweep as sweeps
+
+    @ray.remote(num_cpus=0)
+    class Meeting:
+        def __init__(self):
+            self.come = 0
+
+        def enter(self):
+            self.come += 1
+
+        def count(self):
+            return self.come
+
+    @ray.remote
+    def meet(meeting, expected):
+        ray.get(meeting.enter.remote())
+        while ray.get(meeting.count.remote()) < expected:
+            time.sleep(0.05)
+        return True
+
+    resources = small(resources={"gpus_per_trial": 1, "cpus_per_trial": 0.25}).resources
+    share = sweeps._share(resources, Slot(trials_per_gpu=3))
+    meeting = Meeting.remote()
+    one = meet.options(num_cpus=share["CPU"], num_gpus=share["GPU"])
+    assert ray.get([one.remote(meeting, 3) for _ in range(3)], timeout=120) == [True] * 3
 
 
 @pytest.mark.slow
