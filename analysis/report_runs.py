@@ -170,7 +170,9 @@ def told(story: Story) -> dict[str, str]:
     """What the table says of how it came to be."""
     frame = story.runs.trials
     found = {name: _distinct(frame[name]) for name in _PROVENANCE if not _missing(frame, name)}
-    return found | {"counts N as": story.runs.count.replace("_", " ")}
+    return {name: value for name, value in found.items() if value} | {
+        "counts N as": story.runs.count.replace("_", " ")
+    }
 
 
 def _distinct(column: "pd.Series") -> str:
