@@ -273,6 +273,7 @@ class Engine:
 
     def _recover(self) -> None:
         """Bring rungs, studies and reservations to what the ledger says."""
+        self.studies.restore(self.ledger.records())
         for record in self.ledger.records():
             self.agenda.strike(record.question.cell)
             trial = self.trial(record)

@@ -7,6 +7,7 @@ undisturbed one would have.
 """
 
 import math
+import sqlite3
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import TypeVar, cast
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from model.progress import Progress
 from tuner import space
 from tuner.config import Sweep
-from tuner.ledger import Status
-from tuner.question import Cell, Setting
+from tuner.ledger import Record, Status
+from tuner.question import Cell, Question, Setting
 
 RATE = "learning_rate"
 BATCH = "batch_size"
@@ -40,11 +42,7 @@ class Studies:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sweep = sweep
         self.vocab_size = vocab_size
-        self._storage = (
-            optuna.storages.InMemoryStorage()
-            if path is None
-            else optuna.storages.RDBStorage(f"sqlite:///{path}")
-        )
+        self._storage = optuna.storages.InMemoryStorage() if path is None else _stored(path)
         self._budgets = space.studied(sweep, vocab_size)
         self._profiled = space.budgets(sweep, vocab_size)
         self._studies = {budget: self._study(budget) for budget in self._budgets}
@@ -111,6 +109,34 @@ class Studies:
     def trials(self, budget: float) -> list[FrozenTrial]:
         """What a study knows, by Optuna number."""
         return self._studies[budget].get_trials(deepcopy=False)
+
+    def restore(self, records: Sequence[Record]) -> None:
+        """Bring back what a power cut took from the studies' end; the ledger knows it."""
+        known = {(record.question.budget, record.optuna): record.question for record in records}
+        for budget, study in self._studies.items():
+            numbers = [number for at, number in known if at == budget]
+            for number in range(len(self.trials(budget)), max(numbers, default=-1) + 1):
+                study.add_trial(self._entered(known.get((budget, number))))
+
+    def _entered(self, question: Question | None) -> FrozenTrial:
+        """A trial as a study had it before it was told of its end; failed if nobody knows it."""
+        if question is None:
+            return optuna.trial.create_trial(state=TrialState.FAIL)
+        search, rate = self.sweep.search, question.learning_rate
+        low, high = search.learning_rate
+        params: dict[str, float] = {SIZE: float(self._params(question.size)), RATE: rate}
+        distributions: dict[str, BaseDistribution] = {
+            SIZE: FloatDistribution(*self._range, log=True),
+            RATE: FloatDistribution(min(low, rate), max(high, rate), log=True),
+        }
+        for name, among in ((BATCH, search.batch_size), (DECAY, search.weight_decay)):
+            value = getattr(question, name)
+            if among and value is not None:
+                params[name], distributions[name] = value, CategoricalDistribution(among)
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions,
+            user_attrs={"trial": question.key},
+        )  # fmt: skip
 
     def forget_unknown(self, known: set[tuple[float, int]]) -> None:
         """End the trials that a kill left in a study before the ledger knew of them."""
@@ -181,6 +207,20 @@ class Studies:
         return np.random.SeedSequence(
             self.sweep.seed, spawn_key=(self._budgets.index(budget), *place)
         )
+
+
+def _stored(path: Path) -> optuna.storages.RDBStorage:
+    """A file that waits for no disk: Optuna commits some twenty times a trial.
+
+    A power cut may take the last commits; `Studies.restore` brings them back from the ledger.
+    """
+
+    def connect() -> sqlite3.Connection:
+        db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+        db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
+        return db
+
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
 
 
 def _setting(rate: float, choice: tuple[int | None, float | None]) -> Setting:

@@ -161,6 +161,9 @@ class Unlearned:
     def tell(self, *told):
         pass
 
+    def restore(self, records):
+        pass
+
     def forget_unknown(self, known):
         pass
 
@@ -280,6 +283,22 @@ def test_a_kill_between_optuna_and_the_ledger_leaves_no_ghost(small, tmp_path):
     assert [t.state.name for t in again.studies.trials(1e13)] == ["FAIL", "FAIL"]
     simulate.simulate(sweep, tmp_path, slots=2)
     assert len(table(sweep, tmp_path)) == plan.plan(sweep).trials
+
+
+@pytest.mark.parametrize("searched", [{}, {"batch_size": [2, 4]}])
+def test_what_a_power_cut_took_from_the_studies_comes_back(small, tmp_path, searched):
+    sweep = small(search={"trials": 4, **searched})
+    drive(engine_in(sweep, tmp_path), tmp_path, random.Random(0), stop_after=40)
+    known = engine_in(sweep, tmp_path)
+    before = {b: [(t.state, t.params, t.value) for t in known.studies.trials(b)]
+              for b in sweep.budgets}  # fmt: skip
+    known.ledger.close()
+    (tmp_path / "study.db").unlink()  # the ledger waits for the disk, Optuna does not
+    again = engine_in(sweep, tmp_path)
+    for budget, told in before.items():
+        assert [(t.state, t.params, t.value) for t in again.studies.trials(budget)] == told
+    drive(again, tmp_path, random.Random(1))
+    assert not again.ledger.records("running", "waiting")
 
 
 def test_seeds_share_their_rate(small, tmp_path):
