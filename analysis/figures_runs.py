@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import wording
-from analysis.figures import COMPUTE, LOSS
+from analysis.figures import COMPUTE, LOSS, PARAMS
 from analysis.runs import Runs
 from analysis.style import BLUE, GRID, MUTED, EndLabel, budget_colors, label_ends, log_axis
 
@@ -43,6 +43,29 @@ def learning_rates(runs: Runs, ax: Axes, *, budget: float) -> Axes:
     ax.set_ylabel("loss above best, nat/token")
     ax.set_title(f"{wording.flops(budget)} FLOP")
     label_ends(ax, ends[:1] + ends[1:][-1:])
+    return ax
+
+
+def growing_profile(completed: pd.DataFrame, ax: Axes, *, budget: float) -> Axes:
+    """Loss against N at one budget of a sweep that still runs: every completed run, and a parabola
+    through the best of each size once it has a choice.
+
+    `completed` has columns `params learning_rate loss`, one row a run.
+    """
+    tried = completed.groupby(["params", "learning_rate"], as_index=False)["loss"].mean()
+    best = tried.groupby("params")["loss"].min()
+    sizes = best.index.to_numpy(dtype=np.float64)
+    ax.plot(completed["params"], completed["loss"], "o", ms=3, color=MUTED.light, alpha=0.5)
+    ax.plot(sizes, best, "o", ms=5, color=BLUE.light)
+    if len(sizes) > 3:
+        curve = np.polynomial.Polynomial.fit(np.log(sizes), best.to_numpy(), 2)
+        x = np.geomspace(sizes[0], sizes[-1], 80)
+        ax.plot(x, curve(np.log(x)), "-", lw=1.1, color=BLUE.light)
+    runs, many = len(completed), len(sizes)
+    counts = f"{runs} completed run{'s' * (runs > 1)} at {many} size{'s' * (many > 1)}"
+    ax.set_title(f"{wording.flops(budget)} FLOP: {counts}")
+    log_axis(ax, "x", PARAMS, wording.count)
+    ax.set_ylabel(LOSS)
     return ax
 
 

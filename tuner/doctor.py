@@ -26,7 +26,7 @@ DISK = 2
 """Least free disk for a sweep's folder and corpora, GiB."""
 FILES = 1024
 """Least open files for Ray on one machine; its clusters want 65,536."""
-SWEEP_PACKAGES = ("torch", "ray", "optuna", "tensorboardX", "tokenizers")
+SWEEP_PACKAGES = ("torch", "ray", "optuna", "tensorboard", "tokenizers")
 SHARED = 0.5
 """Least free shared memory for Ray's object store, GiB."""
 EXTRAS = (

@@ -3,7 +3,7 @@
 import math
 import pickle
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,16 +14,15 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from model.progress import Progress
 from tuner import space
 from tuner.attempt import checkpoint_path
 from tuner.backends.contract import Job
 from tuner.engine import Engine, Nothing
+from tuner.trainable import reported
 from tuner.watch import Unsaved
 
 LOOK_EVERY = 1.0
 """Seconds between two looks for trials that hang."""
-_PROGRESS = [field.name for field in fields(Progress)]
 
 
 class Driver(Unsaved):
@@ -109,7 +108,7 @@ class _Scheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Enter an evaluation; stop the trial if the engine says so."""
-        progress = Progress(**{name: result[name] for name in _PROGRESS})
+        progress = reported(result)
         device = {name: result[name] for name in ("device", "peak_flops")}
         goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
         if not goes_on:

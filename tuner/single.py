@@ -3,12 +3,11 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tensorboardX import SummaryWriter
 
 from data import tokenizer
 from data.corpus import Corpus
@@ -18,6 +17,7 @@ from tuner.attempt import attempt
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
 from tuner.config import ConfigError, Sweep
+from tuner.events import EventFile
 from tuner.probing import find
 from tuner.reports import affordable, report_steps
 from tuner.sections import NAMED_SIZES, Explore
@@ -168,14 +168,14 @@ def _claim(task: Task) -> None:
 
 
 @contextmanager
-def _log(folder: Path) -> Iterator[SummaryWriter]:
+def _log(folder: Path) -> Iterator[EventFile]:
     """TensorBoard's log, begun anew: a training taken up again tells its whole history."""
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
-    with SummaryWriter(str(folder / TENSORBOARD)) as writer:
-        yield writer
+    with closing(EventFile(folder / TENSORBOARD)) as log:
+        yield log
 
 
-def _write(log: SummaryWriter, progress: Progress, corpus: Corpus) -> None:
+def _write(log: EventFile, progress: Progress, corpus: Corpus) -> None:
     scalars = {
         "loss": progress.loss,
         "bpb": corpus.bits_per_byte(progress.loss),
@@ -184,6 +184,4 @@ def _write(log: SummaryWriter, progress: Progress, corpus: Corpus) -> None:
         "flops": float(progress.flops),
         "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else 0.0,
     }
-    for name, value in scalars.items():
-        log.add_scalar(name, value, global_step=progress.tokens)
-    log.flush()
+    log.scalars(scalars, progress.tokens, "Step: training tokens.")

@@ -307,7 +307,7 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
             callbacks=[
                 tune.logger.JsonLoggerCallback(),
                 driver.lives,
-                TensorBoard(folder / "tensorboard"),
+                TensorBoard(engine, folder / "tensorboard"),
                 Watcher(engine, folder / "log.txt", write_table),
             ],
             failure_config=FailureConfig(max_failures=0),

@@ -1,4 +1,4 @@
-"""TensorBoard logs of a sweep, written where they are read: one run a trial, x axis tokens."""
+"""TensorBoard logs of a sweep, where they are read: one run a trial, figures in the root."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,18 +6,31 @@ from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial as RayTrial
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams
 
-SCALARS = ("loss", "train_loss", "learning_rate", "tokens_per_second", "mfu", "flops")
+from model.progress import Progress
+from tuner.drawing import Draftsman
+from tuner.engine import Engine
+from tuner.events import EventFile
+from tuner.ledger import ENDED, Record
+from tuner.trainable import reported
+from tuner.watch import Unsaved
+
+TOKENS, FLOPS = "by tokens", "by MFLOP"
+"""Groups of curves, named after their x axis: a step of TensorBoard's is a whole number, and below
+2**63; a trial may take more FLOPs."""
+MFLOP = 10**6
 
 
-class TensorBoard(Callback):
-    """Writes each report of each trial into `folder/<trial>`."""
+class TensorBoard(Unsaved, Callback):
+    """Writes each report of each trial into `folder/<trial>`, and profiles as they grow."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine = engine
         self.folder = folder
-        self._writers: dict[str, SummaryWriter] = {}
+        self._files: dict[str, EventFile] = {}
+        self._root = EventFile(folder)
+        self._root.table(COLUMNS, {f"{TOKENS}/loss": "loss", f"{TOKENS}/mfu": "mfu"})
+        self._draftsman = Draftsman(engine, self._root)
 
     def on_trial_result(
         self,
@@ -29,33 +42,69 @@ class TensorBoard(Callback):
     ) -> None:
         """Write a report."""
         key = result["key"]
-        if key not in self._writers:
-            self._writers[key] = SummaryWriter(str(self.folder / key))
-        writer = self._writers[key]
-        for name in SCALARS:
-            writer.add_scalar(name, float(result[name]), global_step=result["tokens"])
-        writer.flush()
+        if key not in self._files:
+            self._files[key] = EventFile(self.folder / key)
+        _write(self._files[key], reported(result), result["peak_flops"])
 
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
         """Write what was asked beside what came of it, and close the run."""
         key = trial.config["key"]
-        writer = self._writers.pop(key, None)
-        if writer is None:
-            return
-        asked = trial.config["asked"]
-        asked_for = {name: value for name, value in trial.config.items() if name != "asked"}
-        asked_for |= {"budget": asked["budget"], "learning_rate": asked["learning_rate"]}
-        final = {"final_loss": float(trial.last_result["loss"])}
-        # Not add_hparams: it opens a second file, of the same name if the second is the same.
-        if writer.file_writer is not None:
-            for summary in hparams(asked_for, final):
-                writer.file_writer.add_summary(summary)
-        writer.add_scalar("final_loss", final["final_loss"])
-        writer.close()
+        file = self._files.pop(key, None)
+        if file is not None:
+            self._end(file, self.engine.ledger.record(key))
+        self._draftsman.wake()
+
+    def on_trial_error(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        """Close the run: another attempt begins its own file."""
+        file = self._files.pop(trial.config["key"], None)
+        if file is not None:
+            file.close()
 
     def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
-        """Close what is open."""
-        for writer in self._writers.values():
-            writer.close()
+        """Write what was answered from the record, draw a last time, close what is open."""
+        for record in self.engine.ledger.records(*ENDED):
+            if not record.attempts and not (self.folder / record.key).exists():
+                file = EventFile(self.folder / record.key)
+                for progress in self.engine.ledger.reports(record.key):
+                    _write(file, progress, float(record.device.get("peak_flops", 0)))
+                self._end(file, record)
+        for file in self._files.values():
+            file.close()
+        self._draftsman.finish()
+        self._root.close()
+
+    def _end(self, file: EventFile, record: Record) -> None:
+        trial, asked = self.engine.trial(record), record.question
+        settings = (
+            asked.budget, f"{asked.size[0]}x{asked.size[1]}", trial.shape.params_non_embedding,
+            asked.learning_rate, trial.batch_size, trial.weight_decay, asked.seed, record.status,
+        )  # fmt: skip
+        file.row(record.key, dict(zip(COLUMNS, settings, strict=True)))
+        file.close()
+
+
+COLUMNS = [
+    "budget", "size", "params", "learning_rate", "batch_size", "weight_decay", "seed", "status",
+]  # fmt: skip
+"""Of TensorBoard's table of trials."""
+
+
+def _write(file: EventFile, progress: Progress, peak: float) -> None:
+    """Write a report twice: against tokens, and its loss against FLOPs."""
+    if progress.diverged:
+        return  # its loss is a stand-in
+    seconds = progress.seconds
+    losses = {"loss": progress.loss, "train_loss": progress.train_loss}
+    scalars = {**losses, "learning_rate": progress.learning_rate}
+    if seconds:
+        scalars["tokens_per_second"] = progress.tokens / seconds
+    if seconds and peak:
+        scalars["mfu"] = progress.flops / seconds / peak
+    by_tokens = {f"{TOKENS}/{name}": value for name, value in scalars.items()}
+    by_flops = {f"{FLOPS}/{name}": value for name, value in losses.items()}
+    file.scalars(by_tokens, progress.tokens, "Step: training tokens.")
+    file.scalars(by_flops, progress.flops // MFLOP, "Step: millions of training FLOPs.")

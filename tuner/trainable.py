@@ -1,6 +1,7 @@
 """The one place where Ray meets a backend: a worker runs a trial and reports."""
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,11 @@ def find_slot(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
     return replace(found, peaks=probing.peaks(sweep, found.speed))
 
 
+def reported(result: Mapping[str, Any]) -> Progress:
+    """What a worker told, from Ray's dict of it."""
+    return Progress(**{field.name: result[field.name] for field in fields(Progress)})
+
+
 def _result(key: str, progress: Progress, job: Job, device: str) -> dict[str, Any]:
-    seconds, peak = progress.seconds, job.slot.peaks.get(device, 0.0)
-    return {
-        **asdict(progress),
-        "key": key,
-        "device": device,
-        "peak_flops": peak,
-        "mfu": progress.flops / seconds / peak if seconds and peak else 0.0,
-        "tokens_per_second": progress.tokens / seconds if seconds else 0.0,
-    }
+    peak = job.slot.peaks.get(device, 0.0)
+    return {**asdict(progress), "key": key, "device": device, "peak_flops": peak}
