@@ -94,7 +94,10 @@ class Ledger:
         self._db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         # FULL, not NORMAL: a power cut after a settled trial must not bring its FLOPs back.
-        self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+        self._db.executescript(
+            # At once: whoever looks meanwhile finds all tables or none.
+            f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; BEGIN; {_SCHEMA} COMMIT;"
+        )
 
     @classmethod
     def reading(cls, path: Path) -> Self:
