@@ -34,7 +34,7 @@ class Driver(Unsaved):
         Args:
             engine: that decides.
             job: what its trials share.
-            at_most: trials handed out at once; None: as many as there is room for.
+            at_most: trials handed out at once; None: as many as there is room for, and one more.
         """
         self.engine = engine
         self.job = job
@@ -105,6 +105,20 @@ class _Scheduler(FIFOScheduler):
     def __init__(self, driver: Driver) -> None:
         super().__init__()
         self.driver = driver
+        self._waiting: list[RayTrial] = []
+
+    def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
+        """A trial waits for a worker."""
+        self._waiting.append(trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
+        """Which trial gets a worker that is free: the newest.
+
+        An older one has a worker that starts. Given another, Ray would end that one, and where
+        trials are shorter than a start no second worker would ever come up.
+        """
+        self._waiting = [trial for trial in self._waiting if trial.status == RayTrial.PENDING]
+        return self._waiting[-1] if self._waiting else None
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Enter an evaluation; stop the trial if the engine says so."""

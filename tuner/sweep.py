@@ -90,7 +90,7 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
             engine = Engine(
                 sweep, ledger, studies, cap=counted.cap, max_tokens=most, answers=answers
             )
-            _fit(engine, job, folder, provenance)
+            _fit(engine, job, folder, provenance, is_cluster=address is not None)
         export(folder, sweep, ledger, provenance)
         hopeless = engine.hopeless
         unfinished = ledger.records("running", "waiting")
@@ -274,13 +274,25 @@ def _kinds_of_gpu() -> list[str]:
     return sorted(mark for mark in marks if mark.startswith("accelerator_type:"))
 
 
-def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None:
+def _room(share: dict[str, float]) -> int:
+    """Trials that this machine has room for at once, each with its share of Ray."""
+    room = ray.cluster_resources()
+    fits = (room.get(name, 0.0) / amount for name, amount in share.items() if amount)
+    return max(1, math.floor(min(fits, default=1.0) + 1e-9))
+
+
+def _fit(
+    engine: Engine, job: Job, folder: Path, provenance: Provenance, *, is_cluster: bool
+) -> None:
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # A Ray of our own has as many slots as are asked for; another's has room for whatever it has.
-    own = SLOT in ray.cluster_resources()
-    driver = Driver(engine, job, at_most=None if own else engine.sweep.resources.slots)
+    share = _share(engine.sweep.resources, job.slot)
+    at_most = engine.sweep.resources.slots or (None if is_cluster else _room(share))
+    if at_most is not None:
+        # Ray's default, 1, would start one worker at a time; each takes seconds.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_most)
+    driver = Driver(engine, job, at_most=at_most)
 
     def write_table() -> None:
         export(folder, engine.sweep, engine.ledger, provenance)
@@ -288,7 +300,7 @@ def _fit(engine: Engine, job: Job, folder: Path, provenance: Provenance) -> None
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trainable.run_trial, job=job),
-            _share(engine.sweep.resources, job.slot),
+            share,
         ),
         tune_config=TuneConfig(
             metric="loss",
