@@ -20,7 +20,6 @@ from tuner.terminal import (
     out,
     positive,
     print_json,
-    show_whole,
     talk,
 )
 
@@ -143,7 +142,7 @@ def status(
     elif as_json:
         print_json(of_folder(folder).to_dict())
     else:
-        show_whole(statusview.table(of_folder(folder)), out)
+        out.print(statusview.table(of_folder(folder)), soft_wrap=True)
 
 
 @app.command()
@@ -280,7 +279,7 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     with _interruptible(folder):
         sweeps.run(sweep, folder, address=address)
     standing = statuses.of_folder(folder)
-    show_whole(statusview.table(standing), talk)
+    talk.print(statusview.table(standing))
     path = folder / "report.html"
     try:
         with busy("fitting, and writing the report"):

@@ -18,7 +18,7 @@ OK, INCOMPLETE, YOUR_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 _USAGE = typer.BadParameter.__bases__[0]
 """Click's UsageError, which typer keeps in one place or another."""
 EXTRAS = {
-    "torch": "sweep", "ray": "sweep", "optuna": "sweep", "tensorboardX": "sweep",
+    "torch": "sweep", "ray": "sweep", "optuna": "sweep", "tensorboard": "sweep",
     "tokenizers": "sweep", "cmaes": "sweep", "datasets": "data", "transformers": "huggingface",
     "fastapi": "serve", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip

@@ -1,29 +1,27 @@
 """The plan as a table for a terminal."""
 
 from rich.console import Console
-from rich.table import Table
 
 from tuner.plan import Plan
-from tuner.terminal import show_whole
+from tuner.space import Size
+from tuner.terminal import Columns
 from tuner.throughput import Throughput
+
+HEADINGS = ("budget", "trials", "shapes", "N", "tokens", "steps", "GB", "FLOP", "hours")
 
 
 def show(plan: Plan, console: Console) -> None:
     """Print the plan's numbers and warnings."""
-    title = f"{plan.name}: {plan.trials} trials"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("budget", "trials", "shapes", "N", "tokens", "steps", "GB", "FLOP", "hours"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for b in plan.stages:
-        ends = [f"{layers}x{width}" for layers, width in (b.shapes[0], b.shapes[-1])]
-        table.add_row(
-            f"{b.budget:.3g}", str(b.trials), _range(*ends), *(
-                _range(_short(low), _short(high)) for low, high in (b.params, b.tokens, b.steps)
-            ),
-            _figure(b.memory[1] / 1e9),
-            f"{b.flops_expected:.2g}", _figure(b.hours_expected),
-        )  # fmt: skip
-    show_whole(table, console)
+    rows = [
+        (
+            f"{b.budget:.3g}", str(b.trials), _range(_size(b.shapes[0]), _size(b.shapes[-1])),
+            *(_range(_short(low), _short(high)) for low, high in (b.params, b.tokens, b.steps)),
+            _figure(b.memory[1] / 1e9), f"{b.flops_expected:.2g}", _figure(b.hours_expected),
+        )
+        for b in plan.stages
+    ]  # fmt: skip
+    console.print(f"{plan.name}: {plan.trials} trials", markup=False, highlight=False)
+    console.print(Columns(headings=HEADINGS, rows=rows), soft_wrap=True)
     console.print(
         "GB: most of a trial, its batch whole. FLOP, and hours of one slot: with pruning.",
         highlight=False,
@@ -52,6 +50,10 @@ def _speeds(throughput: Throughput) -> str:
     """FLOP/s of a slot, from the slowest to the fastest width."""
     rates = [rate for _, rate in throughput.points]
     return _range(f"{min(rates):.2g}", f"{max(rates):.2g}") + " FLOP/s a slot"
+
+
+def _size(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _range(low: str, high: str) -> str:

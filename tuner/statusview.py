@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 from tuner import status as statuses
-from tuner.status import STATUSES, SweepStatus
+from tuner.status import STATUSES, BudgetStatus, SweepStatus
+from tuner.terminal import Columns
+
+HEADINGS = ("budget", "trials", "done", *STATUSES[1:4], "FLOP", "loss", "size", "rate")
 
 
 def watch(folder: Path, every: float, console: Console, *, as_json: bool) -> None:
@@ -44,18 +47,19 @@ def _looks(folder: Path, every: float) -> Iterator[SweepStatus]:
         time.sleep(every)
 
 
-def table(status: SweepStatus) -> Table:
+def table(status: SweepStatus) -> Group:
     """The status as a table for a terminal."""
     recalled = f", {status.recalled} trials from the record" if status.recalled else ""
-    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}{status.left()}"
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("budget", "trials", "done", *STATUSES[1:4], "FLOP", "loss", "size", "rate"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for b in status.budgets:
-        counts = [str(getattr(b, name)) for name in ("planned", *STATUSES[:4])]
-        best = ["", "", ""]
-        if b.best_loss is not None and b.best_size is not None:
-            best = [f"{b.best_loss:.4f}", f"{b.best_size[0]}x{b.best_size[1]}"]
-            best.append(f"{b.best_learning_rate:.3g}")
-        shown.add_row(f"{b.budget:g}", *counts, f"{b.charged:.3g}", *best)
-    return shown
+    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}"
+    if not status.end:
+        title += f"; {status.left()}"
+    return Group(Text(title), Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets]))
+
+
+def _row(b: BudgetStatus) -> list[str]:
+    counts = [str(getattr(b, name)) for name in ("planned", *STATUSES[:4])]
+    best = ["", "", ""]
+    if b.best_loss is not None and b.best_size is not None:
+        best = [f"{b.best_loss:.4f}", f"{b.best_size[0]}x{b.best_size[1]}"]
+        best.append(f"{b.best_learning_rate:.3g}")
+    return [f"{b.budget:.6g}", *counts, f"{b.charged:.3g}", *best]

@@ -3,15 +3,15 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 
 out = Console()
 talk = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -36,13 +36,48 @@ def busy(doing: str) -> Iterator[None]:
         yield
 
 
-def show_whole(table: Table, console: Console) -> None:
-    """Print a table with all its numbers, wider than the screen or the pipe if it must be."""
-    free = console.options.update(width=1000, max_width=1000)
-    width = max(console.width, Measurement.get(console, free, table).maximum)
-    Console(
-        file=console.file, width=width, force_terminal=console.is_terminal, quiet=console.quiet
-    ).print(table)
+GAPS = (2, 1)
+"""Blanks between two columns, and where the terminal is narrow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """A table of which nothing is ever cut: where it is too wide it goes on below itself, its first
+    column repeated. Print it with `soft_wrap`: rich cuts lines in a pipe otherwise."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Its parts, each as wide as it needs."""
+        room = options.max_width if console.is_terminal else math.inf
+        gap = next((gap for gap in GAPS if self._width(self._all, gap) <= room), GAPS[-1])
+        for part in self._parts(room, gap):
+            for style, row in (("bold", self.headings), *(("", row) for row in self.rows)):
+                cells = (row[n].rjust(self._widest(n)) for n in part)
+                yield Text((" " * gap).join(cells), style=style, no_wrap=True, overflow="ignore")
+
+    @property
+    def _all(self) -> list[int]:
+        return list(range(len(self.headings)))
+
+    def _width(self, part: Sequence[int], gap: int) -> int:
+        """Characters of some columns side by side."""
+        return sum(map(self._widest, part)) + gap * (len(part) - 1)
+
+    def _widest(self, number: int) -> int:
+        """Characters of a column."""
+        return max(len(row[number]) for row in (self.headings, *self.rows))
+
+    def _parts(self, room: float, gap: int) -> Iterator[list[int]]:
+        """Columns that fit side by side, the first among them each time."""
+        part = [0]
+        for number in self._all[1:]:
+            if len(part) > 1 and self._width([*part, number], gap) > room:
+                yield part
+                part = [0]
+            part.append(number)
+        yield part
 
 
 def positive(value: float | None) -> float | None:

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pandas as pd
@@ -18,6 +20,7 @@ from tuner import plan, simulate, space, status
 from tuner.attempt import attempt
 from tuner.backends import contract
 from tuner.backends.contract import Job
+from tuner.driver import _Scheduler
 from tuner.export import export
 from tuner.status import open_folder
 
@@ -197,6 +200,28 @@ def calm(local_ray, tmp_path_factory):
     )  # fmt: skip
     sweeps.run(sweep, base / "calm")
     return write(sweep, base / "slow.toml"), table(base / "calm")
+
+
+def test_both_slots_train_though_trials_are_shorter_than_a_worker_s_start(calm):
+    file, _ = calm
+    last = [reports[max(reports)] for reports in raw_results(file.parent / "calm").values()]
+    trials = Counter(result["pid"] for result in last)
+    assert len(trials) == 2
+    assert min(trials.values()) >= 3  # of twelve
+
+
+def test_a_free_worker_goes_to_the_trial_that_has_none_starting():
+    scheduler = _Scheduler(None)
+    first, second, third = (SimpleNamespace(status="PENDING") for _ in range(3))
+    assert scheduler.choose_trial_to_run(None) is None
+    for trial in (first, second):
+        scheduler.on_trial_add(None, trial)
+    assert scheduler.choose_trial_to_run(None) is second
+    second.status = "RUNNING"  # the first's worker starts meanwhile
+    assert scheduler.choose_trial_to_run(None) is first
+    second.status = "TERMINATED"
+    scheduler.on_trial_add(None, third)
+    assert scheduler.choose_trial_to_run(None) is third
 
 
 def test_killed_and_resumed_the_table_is_the_same(calm, tmp_path):
