@@ -96,7 +96,7 @@ class Ledger:
         # FULL, not NORMAL: a power cut after a settled trial must not bring its FLOPs back.
         self._db.executescript(
             # At once: whoever looks meanwhile finds all tables or none.
-            f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; BEGIN; {_SCHEMA} COMMIT;"
+            f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; BEGIN IMMEDIATE; {_SCHEMA} COMMIT;"
         )
 
     @classmethod

@@ -15,9 +15,10 @@ from tuner.ledger import ENDED, Record
 from tuner.trainable import reported
 from tuner.watch import Unsaved
 
-TOKENS, FLOPS = "by tokens", "by MFLOP"
+TOKENS, FLOPS, END = "by tokens", "by MFLOP", "end"
 """Groups of curves, named after their x axis: a step of TensorBoard's is a whole number, and below
-2**63; a trial may take more FLOPs."""
+2**63; a trial may take more FLOPs. Its table of trials breaks at steps from 2**31, so the table's
+metrics stand at step 0."""
 MFLOP = 10**6
 
 
@@ -29,7 +30,7 @@ class TensorBoard(Unsaved, Callback):
         self.folder = folder
         self._files: dict[str, EventFile] = {}
         self._root = EventFile(folder)
-        self._root.table(COLUMNS, {f"{TOKENS}/loss": "loss", f"{TOKENS}/mfu": "mfu"})
+        self._root.table(COLUMNS, {f"{END}/{name}": name for name in METRICS})
         self._draftsman = Draftsman(engine, self._root)
 
     def on_trial_result(
@@ -84,6 +85,11 @@ class TensorBoard(Unsaved, Callback):
             asked.learning_rate, trial.batch_size, trial.weight_decay, asked.seed, record.status,
         )  # fmt: skip
         file.row(record.key, dict(zip(COLUMNS, settings, strict=True)))
+        last = self.engine.ledger.last(record.key)
+        if last is not None and not last.diverged:
+            found = _scalars(last, float(record.device.get("peak_flops", 0)))
+            known = {f"{END}/{name}": found[name] for name in METRICS if name in found}
+            file.scalars(known, 0, "At the trial's end.")
         file.close()
 
 
@@ -91,20 +97,32 @@ COLUMNS = [
     "budget", "size", "params", "learning_rate", "batch_size", "weight_decay", "seed", "status",
 ]  # fmt: skip
 """Of TensorBoard's table of trials."""
+METRICS = ("loss", "mfu")
+"""Likewise, as they are at a trial's end."""
 
 
 def _write(file: EventFile, progress: Progress, peak: float) -> None:
     """Write a report twice: against tokens, and its loss against FLOPs."""
     if progress.diverged:
         return  # its loss is a stand-in
-    seconds = progress.seconds
-    losses = {"loss": progress.loss, "train_loss": progress.train_loss}
-    scalars = {**losses, "learning_rate": progress.learning_rate}
-    if seconds:
-        scalars["tokens_per_second"] = progress.tokens / seconds
-    if seconds and peak:
-        scalars["mfu"] = progress.flops / seconds / peak
+    scalars = _scalars(progress, peak)
+    losses = {name: scalars[name] for name in ("loss", "train_loss")}
     by_tokens = {f"{TOKENS}/{name}": value for name, value in scalars.items()}
     by_flops = {f"{FLOPS}/{name}": value for name, value in losses.items()}
     file.scalars(by_tokens, progress.tokens, "Step: training tokens.")
     file.scalars(by_flops, progress.flops // MFLOP, "Step: millions of training FLOPs.")
+
+
+def _scalars(progress: Progress, peak: float) -> dict[str, float]:
+    """What a report says, by name; speeds only where they are known."""
+    seconds = progress.seconds
+    found = {
+        "loss": progress.loss,
+        "train_loss": progress.train_loss,
+        "learning_rate": progress.learning_rate,
+    }
+    if seconds:
+        found["tokens_per_second"] = progress.tokens / seconds
+    if seconds and peak:
+        found["mfu"] = progress.flops / seconds / peak
+    return found

@@ -56,6 +56,7 @@ def test_curves_against_tokens_and_flops_are_what_the_ledger_holds(written):
         assert set(log.Tags()["scalars"]) == {
             "by tokens/loss", "by tokens/train_loss", "by tokens/learning_rate",
             "by tokens/tokens_per_second", "by tokens/mfu", "by MFLOP/loss", "by MFLOP/train_loss",
+            "end/loss", "end/mfu",
         }  # fmt: skip
         losses = [pytest.approx(p.loss, rel=1e-6) for p in reports]  # kept as float32
         by_tokens, by_flops = log.Scalars("by tokens/loss"), log.Scalars("by MFLOP/loss")
@@ -84,6 +85,9 @@ def test_each_trial_has_its_row_in_the_table_of_trials(written):
         assert row["size"].string_value == "{}x{}".format(*record.question.size)
         assert row["status"].string_value == record.status
         assert metadata.SESSION_END_INFO_TAG in log.Tags()["tensors"]
+        (end,) = log.Scalars("end/loss")
+        assert end.value == pytest.approx(engine.ledger.last(record.key).loss, rel=1e-6)
+        assert end.step < 2**31  # TensorBoard's table of trials answers 500 to a larger one
 
 
 def test_each_budget_s_profile_is_drawn_with_all_that_completed(written, tmp_path):
