@@ -8,6 +8,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 _EXAMPLES = {"name": ', e.g. name = "mine"', "budgets": ", e.g. budgets = [3e10, 1e11, 3e11]"}
+_WANTED = {
+    "name": "letters, digits, dots, dashes and underscores are wanted, a letter or digit first",
+    "model": 'write "package.module:build", or nothing for the shipped decoder',
+    "data.tokenizer": 'write "byte", or "bpe:SIZE" with SIZE from 257 up',
+    "replay.columns": 'write "THEIRS=OURS", e.g. "final_loss=loss"',
+    "resources.trials_per_gpu": 'write "auto", or a whole number from 1 up',
+}
+"""What belongs at a key, where pydantic would show a pattern or one member of a union."""
 
 
 def told(model: type[BaseModel], place: str, error: ValidationError) -> list[str]:
@@ -33,7 +41,7 @@ def _key(location: tuple[int | str, ...]) -> str:
     return ".".join(part for part in parts if not _TYPE.match(part))
 
 
-_TYPE = re.compile(r"(constrained-)?(int|float|tuple)(\[.*)?$")
+_TYPE = re.compile(r"(constrained-)?(int|float|tuple|literal)(\[.*)?$")
 
 
 def _told(model: type[BaseModel], key: str, fault: dict[str, Any]) -> str:
@@ -44,9 +52,14 @@ def _told(model: type[BaseModel], key: str, fault: dict[str, Any]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
-        return f"{f'`{key}` ' if key else ''}{message}"
+        return f"{f'{key}.' if key else ''}{message}"
+    message = _WANTED.get(re.sub(r"\.\d+$", "", key), message)
     if fault["type"] == "tuple_type":
         message = f"expected a list{_EXAMPLES.get(key, '')}"
+    if fault["type"] == "too_long":
+        message = f"{fault['ctx']['max_length']} values are wanted"
+    if fault["type"] == "model_type":
+        message = f"is a section; write [{key}] and its keys below"
     return f"`{key}` = {json.dumps(fault['input'], default=str)}: {message}"
 
 

@@ -23,7 +23,9 @@ def full_shape(options: Shapes, model: str, size: Size, vocab_size: int) -> Shap
     try:
         filled = _filled(options, num_layers, d_model, vocab_size)
     except ValueError as error:
-        raise ConfigError(f"shape {num_layers}x{d_model}: {error}") from None
+        raise ConfigError(
+            f"shapes.ladder: {num_layers}x{d_model}: {error}; choose another width or head_size"
+        ) from None
     return _counted(model, filled) if model else filled
 
 

@@ -181,37 +181,10 @@ def test_interrupted_and_resumed_it_is_the_same(done, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"budgets": [1e10]}, "a grid's budgets follow from its sizes and tokens; remove them"),
-        ({"grid": {"tokens": []}}, "grid.tokens: missing in a grid. Add it, e.g. tokens = [1e6"),
-        ({"grid": {"tokens": [2, 1]}}, "tokens must rise: [1, 2]"),
-        ({"shapes": {"ladder": []}}, "shapes.ladder: missing in a grid"),
-        ({"shapes": {"per_budget": 3}}, "shapes.per_budget: a grid runs the whole ladder"),
-        ({"shapes": {"ladder": ["tiny"]}}, "no such size; known are small, medium, large and"),
-        ({"training": {"batch_size": [4, 8]}}, "2 sizes for 3 numbers of tokens"),
-        ({"design": "isoflop", "budgets": [1e10]}, 'write design = "grid" or remove it'),
-        ({"design": "isoflop"}, "`budgets` is missing"),
-        ({"backend": "replay"}, 'replay.table: missing. Add it, e.g. table = "runs/demo"'),
-    ],
-)
-def test_a_fault_names_place_and_remedy(change, said):
-    with pytest.raises(ConfigError) as caught:
-        grid(**change)
-    assert said in str(caught.value)
-    assert all(line.startswith("grid.toml: ") for line in str(caught.value).splitlines())
-
-
 def test_all_that_is_missing_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
         parse({"name": "x", "design": "grid"}, place="x.toml")
     assert len(str(caught.value).splitlines()) == 2
-
-
-def test_tokens_that_are_no_step_are_refused():
-    with pytest.raises(ConfigError, match=r"`grid\.tokens`: 100 are no whole step"):
-        plan.plan(grid(grid={"tokens": [100, 1e6]}))
 
 
 def test_one_model_of_a_grid_trains_alone(text, tmp_path):
