@@ -275,7 +275,7 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
     from tuner import sweep as sweeps
 
     talk.print(f"writing to {folder}; watch it with: isoflop status {folder} --watch")
-    talk.print(f"            tensorboard --logdir {folder / 'tensorboard'}")
+    talk.print(f"            tensorboard --logdir {folder / sweeps.TENSORBOARD}")
     with _interruptible(folder):
         sweeps.run(sweep, folder, address=address)
     standing = statuses.of_folder(folder)

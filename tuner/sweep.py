@@ -47,6 +47,8 @@ class InterruptedSweepError(Exception):
     """The sweep stopped before its end; what is finished is kept."""
 
 
+TENSORBOARD = "tensorboard"
+"""Folder within a sweep's, for `tensorboard --logdir`."""
 SLOT = "slot"
 """Ray resource of a machine of our own: one a trial that may run at once."""
 MARK = 0.001
@@ -319,7 +321,7 @@ def _fit(
             callbacks=[
                 tune.logger.JsonLoggerCallback(),
                 driver.lives,
-                TensorBoard(engine, folder / "tensorboard"),
+                TensorBoard(engine, folder / TENSORBOARD),
                 Watcher(engine, folder / "log.txt", write_table),
             ],
             failure_config=FailureConfig(max_failures=0),

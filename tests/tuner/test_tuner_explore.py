@@ -7,7 +7,6 @@ import pytest
 from driving import table
 
 from tuner import plan, simulate, status
-from tuner.config import ConfigError, parse
 from tuner.ledger import Ledger
 
 
@@ -132,38 +131,3 @@ def test_a_batch_beyond_the_critical_one_is_left(small, tmp_path):
     again = done[done["seed"] == 1]  # another seed repeats the best cell, batch and all
     assert len(again) == 1
     assert set(again["batch_size"]) == {4}
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"explore": {"budget": 1e14}}, "explore.budget: 1e+14 is not below the smallest budget"),
-        ({"explore": {"within": 1.0}}, "`explore.within` = 1.0"),
-        ({"search": {"batch_size": [8, 4]}}, "choices must rise: [4, 8]"),
-        ({"search": {"weight_decay": [-0.1]}}, "`search.weight_decay.0` = -0.1"),
-        (
-            {"search": {"sampler": "grid", "trials": 3, "batch_size": [4, 8]}},
-            "search.trials: 3 is no multiple of the 2 choices",
-        ),
-        (
-            {"explore": {"budget": 1e12, "trials": 3},
-             "search": {"sampler": "grid", "trials": 4, "batch_size": [4, 8]}},
-            "explore.trials: 3 is no multiple of the 2 choices",
-        ),
-        (
-            {"design": "grid", "budgets": [], "grid": {"tokens": [1000]},
-             "shapes": {"ladder": [[1, 16]]}, "explore": {"budget": 1e9}},
-            "explore.budget: a grid has one stage",
-        ),
-        (
-            {"design": "grid", "budgets": [], "grid": {"tokens": [1000]},
-             "shapes": {"ladder": [[1, 16]]}, "search": {"batch_size": [4, 8]}},
-            "search.batch_size: a grid's crossings share one",
-        ),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_explored_or_searched_is_told(change, said):
-    with pytest.raises(ConfigError) as caught:
-        parse({"name": "x", "backend": "law", "budgets": [1e13], **change}, place="x.toml")
-    (line,) = str(caught.value).splitlines()
-    assert said in line

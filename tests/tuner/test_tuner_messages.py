@@ -466,7 +466,7 @@ def test_text_that_would_repeat():
 
 
 ELSEWHERE = {
-    "model:",  # test_tuner_models.py
+    "model:",  # test_tuner_backends.py
     "d_model must be a multiple of num_heads, got",  # unreachable: heads divide the width
 }
 
