@@ -51,9 +51,9 @@ def table(status: SweepStatus) -> Group:
     """The status as a table for a terminal."""
     recalled = f", {status.recalled} trials from the record" if status.recalled else ""
     title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}"
-    if not status.end:
-        title += f"; {status.left()}"
-    return Group(Text(title), Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets]))
+    shown = Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets])
+    left = () if status.end else (Text(status.left()),)
+    return Group(Text(title), *left, shown)
 
 
 def _row(b: BudgetStatus) -> list[str]:

@@ -23,6 +23,20 @@ API = {
 FAULTS = [
     (
         LAW,
+        {"resources": {"device": "abacus"}},
+        [
+            'x.toml: `resources.device` = "abacus": unknown; known are H200, H100, H100 PCIe, A100, L40S, L4, RTX 4090. Or give flops_per_second'
+        ],
+    ),
+    (
+        LAW,
+        {"search": {"learning_rate": [1e-3, 1e-1], "limits": [2e-3, 1.0]}},
+        [
+            "x.toml: search.limits: [0.002, 1] does not hold the learning rates, [0.001, 0.1]; widen it"
+        ],
+    ),
+    (
+        LAW,
         {"search": {"trails": 3}},
         ["x.toml: unknown key `search.trails`. Did you mean `search.trials`?"],
     ),
