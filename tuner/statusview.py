@@ -50,10 +50,8 @@ def _looks(folder: Path, every: float) -> Iterator[SweepStatus]:
 def table(status: SweepStatus) -> Group:
     """The status as a table for a terminal."""
     recalled = f", {status.recalled} trials from the record" if status.recalled else ""
-    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}"
-    shown = Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets])
-    left = () if status.end else (Text(status.left()),)
-    return Group(Text(title), *left, shown)
+    title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}{status.left()}"
+    return Group(Text(title), Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets]))
 
 
 def _row(b: BudgetStatus) -> list[str]:

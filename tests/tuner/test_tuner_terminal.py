@@ -59,7 +59,7 @@ def test_no_column_of_the_status_is_cut(standing, width):
     wide = shown(lambda c: c.print(statusview.table(status), soft_wrap=True), 1000, no_color=True)
     assert "…" not in said
     assert cells(plain(wide)) == cells(plain(said))
-    assert max(map(len, plain(said).splitlines()[2:])) <= width  # two lines of title
+    assert max(map(len, plain(said).splitlines()[1:])) <= width  # below the title
 
 
 @pytest.mark.parametrize("width", [80, 60])
@@ -86,7 +86,7 @@ def test_in_a_pipe_a_row_is_a_line(standing):
     _, status = standing
     console = Console(file=io.StringIO(), width=40)
     console.print(statusview.table(status), soft_wrap=True)
-    assert len(console.file.getvalue().splitlines()) == 3 + len(status.budgets)
+    assert len(console.file.getvalue().splitlines()) == 2 + len(status.budgets)
 
 
 def test_no_color_is_respected(standing, monkeypatch):
