@@ -127,7 +127,7 @@ def _redrawn_profile(
     degree = min(method.degree, len(profile.log_params) - 2)
     basis = np.vander(profile.log_params - profile.log_params.mean(), degree + 1)
     measured = np.log(profile.loss)
-    predicted = basis @ np.linalg.lstsq(basis, measured)[0]
+    predicted = basis @ np.linalg.lstsq(basis, measured, rcond=None)[0]
     each = np.arange(len(measured), dtype=np.int64)
     left = residuals(measured, predicted, basis, each, floor=profile.noise)
     drawn = redrawn(left, each, "residual", replicates, rng)

@@ -82,7 +82,7 @@ def parabola(log_params: Array, loss: Array) -> tuple[Array, Array]:
     """Vertex of the least-squares parabola in ln N."""
     center = log_params.mean()
     x = log_params - center
-    c, b, a = np.linalg.lstsq(np.vander(x, 3, increasing=True), loss.T)[0]
+    c, b, a = np.linalg.lstsq(np.vander(x, 3, increasing=True), loss.T, rcond=None)[0]
     convex = a > 0
     a = np.where(convex, a, 1.0)
     vertex = -b / (2 * a)
@@ -93,7 +93,7 @@ def cubic(log_params: Array, loss: Array) -> tuple[Array, Array]:
     """Local minimum of the least-squares cubic in ln N: a parabola that may lean."""
     center = log_params.mean()
     x = log_params - center
-    coefficients = np.linalg.lstsq(np.vander(x, 4, increasing=True), loss.T)[0]
+    coefficients = np.linalg.lstsq(np.vander(x, 4, increasing=True), loss.T, rcond=None)[0]
     _, b, c, d = coefficients
     discriminant = c**2 - 3 * b * d
     real = discriminant > 0

@@ -63,7 +63,7 @@ def _foreseen(places: Array, falls: Array, where: Array) -> tuple[float, float, 
     center = places.mean(axis=0)
     terms = np.column_stack([np.ones(len(falls)), places - center])
     here = np.concatenate([[1.0], where - center])
-    slopes, _, rank, _ = np.linalg.lstsq(terms, falls)
+    slopes, _, rank, _ = np.linalg.lstsq(terms, falls, rcond=None)
     left = falls - terms @ slopes
     freedom = len(falls) - int(rank)
     leverage = float(here @ np.linalg.pinv(terms.T @ terms) @ here)

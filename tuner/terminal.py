@@ -30,8 +30,10 @@ def busy(doing: str) -> Iterator[None]:
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = SpinnerColumn(), "{task.description}", TimeElapsedColumn()
-    hidden = talk.quiet or not talk.is_terminal
-    with Progress(*columns, console=talk, transient=True, disable=hidden) as shown:
+    if talk.quiet or not talk.is_terminal:  # a disabled bar still ends its line in older rich
+        yield
+        return
+    with Progress(*columns, console=talk, transient=True) as shown:
         shown.add_task(doing, total=None)
         yield
 
