@@ -180,7 +180,7 @@ def writeup(
 ) -> None:
     """Write CS336's third assignment up: both problems in Markdown, numbers and figures filled in.
 
-    Example: isoflop writeup runs/course-api --curves data/isoflops_curves.json
+    Example: isoflop writeup runs/course_api --curves data/isoflops_curves.json
     """
     from tuner import answer
 
