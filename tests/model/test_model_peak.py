@@ -8,10 +8,11 @@ from model.peak import peak_flops
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_no_product_we_time_ourselves_is_far_above_the_peak(dtype):
-    peak = peak_flops(dtype, seconds=0.3)
-    assert 1e8 < peak < 1e15
-    assert peak_flops(dtype, seconds=0.3) == pytest.approx(peak, rel=0.5)
+def test_a_peak_is_found_again(dtype):
+    *_, second, first = sorted(peak_flops(dtype, seconds=0.1) for _ in range(6))
+    assert 1e8 < first < 1e15
+    # Other work on the machine only slows: the best two of six are the machine's own.
+    assert second == pytest.approx(first, rel=0.5)
 
 
 def test_a_known_gpu_has_its_data_sheets_figure(monkeypatch):
