@@ -43,7 +43,7 @@ STEP_LAW = {
     # arXiv 2503.04715, eq. 1: lr = 1.79 N^-.713 D^.307, batch (tokens) = .58 D^.571.
     "learning_rate": 1.79, "rate_params": -0.713, "rate_tokens": 0.307,
     "batch_tokens": 0.58, "batch_exponent": 0.571,
-    # Its contours about a 1B optimum: .25 % at about twice the rate and 2.5 times the batch.
+    # Chosen to be as flat as its figures look: .25 % at twice the rate or 2.5 times the batch.
     "curvature": 0.0125, "batch_curvature": 0.007, "batch_curvature_below": 0.007,
     # Chosen, not measured: reports on the way are half as noisy again and favor small rates.
     "relative_noise": 0.003, "wobble": 0.5, "hurry": 0.1,
