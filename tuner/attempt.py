@@ -1,16 +1,15 @@
 """One attempt at a trial: from its last checkpoint, if it has one, to its end. Needs no ray."""
 
-import os
 import pickle
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from model.progress import Progress
 from tuner.backends.contract import Job, Run
+from tuner.storage import Place
 
 
-def attempt(run: Run, checkpoint: Path) -> Iterator[Progress]:
+def attempt(run: Run, checkpoint: Place) -> Iterator[Progress]:
     """Yield every report of the trial, those of earlier attempts first.
 
     The state is saved before it is yielded, with all that was yielded: whoever dies between the
@@ -18,7 +17,7 @@ def attempt(run: Run, checkpoint: Path) -> Iterator[Progress]:
 
     Args:
         run: of the trial, at its start.
-        checkpoint: file that keeps its state between attempts.
+        checkpoint: the file that keeps its state between attempts.
     """
     history: list[Progress] = []
     saved = _read(checkpoint)
@@ -28,35 +27,25 @@ def attempt(run: Run, checkpoint: Path) -> Iterator[Progress]:
     yield from history
     for progress in run:
         history.append(progress)
-        _write(checkpoint, pickle.dumps((run.state(), history)))
+        checkpoint.write(pickle.dumps((run.state(), history)))
         yield progress
 
 
-def checkpoint_path(job: Job, key: str) -> Path:
+def checkpoint_of(job: Job, key: str) -> Place:
     """Where the trial `key` keeps its state."""
     return job.checkpoints / f"{key}.pickle"
 
 
-def began(checkpoint: Path) -> int:
+def began(checkpoint: Place) -> int:
     """The step from which an attempt would train: its checkpoint's, or 0."""
     saved = _read(checkpoint)
     return saved[1][-1].step if saved else 0
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[Progress]] | None:
+def _read(checkpoint: Place) -> tuple[dict[str, Any], list[Progress]] | None:
     """What a checkpoint holds; None if there is none that a power cut left whole."""
+    content = checkpoint.read()
     try:
-        return pickle.loads(path.read_bytes())
-    except (FileNotFoundError, EOFError, pickle.UnpicklingError):
+        return None if content is None else pickle.loads(content)
+    except (EOFError, pickle.UnpicklingError):
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -25,6 +25,7 @@ from tuner.terminal import (
 
 if TYPE_CHECKING:
     from tuner.config import Sweep
+    from tuner.mirror import Mirror
     from tuner.plan import Plan
 
 
@@ -41,6 +42,15 @@ app.add_typer(cli_serve.serve_app, name="serve")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster: auto, or ray://HOST:10001.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        envvar="ISOFLOP_STORAGE",
+        help="Where machines that share no disk keep checkpoints and corpus, with a mirror of DIR: "
+        "a folder, or s3://BUCKET/PREFIX.",
+    ),
 ]
 
 
@@ -86,6 +96,7 @@ def run(
         Path | None, typer.Option("--dir", help="Where to write; default runs/NAME.")
     ] = None,
     address: Address = None,
+    storage: Storage = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")] = False,
 ) -> None:
     """Show the plan, run the sweep, write the report.
@@ -99,21 +110,24 @@ def run(
     planview.show(_counted(sweep), talk)
     if not yes and sys.stdin.isatty() and not typer.confirm("Start?", err=True):
         raise typer.Exit(REFUSED)
-    _run(sweep, folder or Path("runs") / sweep.name, address)
+    _run(sweep, folder or Path("runs") / sweep.name, address, storage)
 
 
 @app.command()
-def resume(folder: Folder, address: Address = None) -> None:
+def resume(folder: Folder, address: Address = None, storage: Storage = None) -> None:
     """Go on with a sweep that was interrupted. No finished trial runs again.
 
     Example: isoflop resume runs/demo
+
+    Where the folder's machine is lost: isoflop resume runs/demo --storage s3://BUCKET/PREFIX
     """
     from tuner.status import of, open_folder
 
+    _mirror(folder, storage)
     sweep, ledger, _ = open_folder(folder)
     talk.print(of(sweep, ledger).line())
     ledger.close()
-    _run(sweep, folder, address)
+    _run(sweep, folder, address, storage)
 
 
 @app.command()
@@ -266,18 +280,33 @@ def _counted(sweep: "Sweep") -> "Plan":
     return counted
 
 
-def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
+def _mirror(folder: Path, storage: str | None) -> "Mirror | None":
+    """The mirror of a sweep's folder in `storage`; brings the folder back where it is lost."""
+    if storage is None:
+        return None
+    from tuner.mirror import Mirror, place_of
+    from tuner.storage import Place
+
+    mirror = Mirror(folder, place_of(folder, Place.of(storage)))
+    if mirror.restore():
+        talk.print(f"{folder}: brought back from {mirror.place}")
+    return mirror
+
+
+def _run(sweep: "Sweep", folder: Path, address: str | None, storage: str | None) -> None:
     """Run or go on, then fit and report; leave with the exit code that says how it went."""
     from analysis.results import FitError
     from analysis.tables import RunTableError
     from tuner import answer, statusview
     from tuner import status as statuses
     from tuner import sweep as sweeps
+    from tuner.storage import Place
 
+    mirror = _mirror(folder, storage)
     talk.print(f"writing to {folder}; watch it with: isoflop status {folder} --watch")
     talk.print(f"            tensorboard --logdir {folder / sweeps.TENSORBOARD}")
     with _interruptible(folder):
-        sweeps.run(sweep, folder, address=address)
+        sweeps.run(sweep, folder, address=address, storage=Place.of(storage) if storage else None)
     standing = statuses.of_folder(folder)
     talk.print(statusview.table(standing))
     path = folder / "report.html"
@@ -288,6 +317,9 @@ def _run(sweep: "Sweep", folder: Path, address: str | None) -> None:
         talk.print(f"no law fits this table yet:\n{error}", markup=False)
         talk.print(f"the runs are in {folder / 'trials.csv'}")
         raise typer.Exit(INCOMPLETE) from None
+    finally:
+        if mirror:
+            mirror.copy()
     talk.print(prediction.summary(), markup=False)
     out.print(str(path), soft_wrap=True)
     if standing.failed:

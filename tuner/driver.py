@@ -15,9 +15,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tuner import space
-from tuner.attempt import checkpoint_path
-from tuner.backends.contract import Job
+from tuner.attempt import checkpoint_of
+from tuner.backends.contract import Job, NodeLostError
 from tuner.engine import Engine, Nothing
+from tuner.nodes import Losses
 from tuner.trainable import reported
 from tuner.watch import Unsaved
 
@@ -126,7 +127,7 @@ class _Scheduler(FIFOScheduler):
         device = {name: result[name] for name in ("device", "peak_flops")}
         goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
         if not goes_on:
-            checkpoint_path(self.driver.job, result["key"]).unlink(missing_ok=True)
+            checkpoint_of(self.driver.job, result["key"]).remove()
         # A final report's function returns by itself, and its actor is used again at once.
         return self.CONTINUE if goes_on or progress.final else self.STOP
 
@@ -139,6 +140,8 @@ class _Lives(Callback):
         self._running: dict[str, RayTrial] = {}
         self._silent: dict[str, float] = {}
         self._looked = 0.0
+        self._losses = Losses()
+        self._doubtful: dict[str, tuple[float, str]] = {}
 
     def on_trial_start(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
@@ -153,6 +156,8 @@ class _Lives(Callback):
         if time.monotonic() - self._looked < LOOK_EVERY:
             return
         self._looked = time.monotonic()
+        self._losses.look()
+        self._judge()
         for key, seconds in self.driver.engine.silent().items():
             actor = self._running[key].temporary_state.ray_actor
             if key not in self._silent and actor is not None:
@@ -167,7 +172,19 @@ class _Lives(Callback):
         seconds, error = self._silent.pop(key, None), _error(trial)
         reason = _reason(error) if seconds is None else f"it hung: no report for {seconds:.0f} s"
         cause = error.cause if isinstance(error, RayTaskError) else None
+        if cause is None and seconds is None and self._losses.possible:
+            self._doubtful[key] = time.monotonic(), reason
+            cause = NodeLostError(reason)
         self.driver.engine.fail(key, reason, cause)
+
+    def _judge(self) -> None:
+        """Blame trials for deaths that no machine's loss explains."""
+        for key, (died, reason) in list(self._doubtful.items()):
+            explained = self._losses.explain(died)
+            if explained is not None:
+                del self._doubtful[key]
+            if explained is False:
+                self.driver.engine.blame(key, reason)
 
 
 def _error(trial: RayTrial) -> object:

@@ -13,7 +13,7 @@ from model.progress import Progress
 from tuner import space
 from tuner.agenda import Agenda
 from tuner.answers import Answers
-from tuner.backends.contract import FinalError, OutOfMemoryError
+from tuner.backends.contract import FinalError, NodeLostError, OutOfMemoryError
 from tuner.config import Sweep
 from tuner.early import Early
 from tuner.ledger import ENDED, Ledger, Record, Status
@@ -228,17 +228,27 @@ class Engine:
             key: of the trial.
             reason: why, as far as is known.
             error: what the attempt raised, if it raised anything. After one that ran out of memory
-                there is one attempt at half its micro-batch; after a final one there is none.
+                there is one attempt at half its micro-batch; after a final one there is none. One
+                whose machine was taken away counts as no death.
         """
         record = self.ledger.record(key)
         if record.status != "running":
             return
         self._lose(record, reason)
-        died_often = self.ledger.count_death(key) >= self.sweep.resources.max_attempts
-        if died_often or _is_final(record, error):
+        if isinstance(error, NodeLostError):
+            return
+        if _is_final(record, error):
             self._end(record, "failed", reason)
-        elif isinstance(error, OutOfMemoryError):
+        elif not self.blame(key, reason) and isinstance(error, OutOfMemoryError):
             self.ledger.limit(key, error.micro_batch_size // 2)
+
+    def blame(self, key: str, reason: str) -> bool:
+        """Count a death as the trial's own; True if that was one too many for another attempt."""
+        often = self.ledger.count_death(key) >= self.sweep.resources.max_attempts
+        record = self.ledger.record(key)
+        if often and record.status == "waiting":
+            self._end(record, "failed", reason)
+        return often
 
     def _lose(self, record: Record, reason: str) -> None:
         """End an attempt: all work up to the next report may be lost, and is charged."""

@@ -24,6 +24,7 @@ from tuner.config import Sweep
 from tuner.question import Question
 from tuner.sections import Resources
 from tuner.slot import Slot
+from tuner.storage import Place
 from tuner.together import Load
 
 STEPS = (20, 100)
@@ -138,7 +139,7 @@ class _Loss:
         self._trial = replace(trial, steps=steps, report_steps=(steps,))
         self._job = Job(
             sweep=sweep.model_copy(update={"data": data}), vocab_size=vocab_size, corpus=corpus,
-            checkpoints=corpus, slot=Slot(memory=memory),
+            checkpoints=Place.of(corpus), slot=Slot(memory=memory),
         )  # fmt: skip
 
     def __call__(self, dtype: Dtype, seed: int) -> float:

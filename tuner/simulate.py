@@ -15,6 +15,7 @@ from tuner.config import Sweep
 from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
 from tuner.search import Studies
+from tuner.storage import Place
 
 Decider: TypeAlias = Callable[..., Engine]
 """Makes the engine that decides: `Engine` itself, or another design held against it."""
@@ -79,7 +80,7 @@ class Simulation:
             raise ValueError("law.faults.hangs is for real time only")
         self.job = Job(
             sweep=_at_once(sweep), vocab_size=studies.vocab_size, corpus=None,
-            checkpoints=checkpoints,
+            checkpoints=Place.of(checkpoints),
         )  # fmt: skip
         self.slots = slots
         self.now = 0.0

@@ -23,6 +23,7 @@ from tuner.reports import affordable, report_steps
 from tuner.sections import NAMED_SIZES, Explore
 from tuner.slot import Slot
 from tuner.space import Question, Trial
+from tuner.storage import Place
 
 CHECKPOINT = "checkpoint.pickle"
 ASKED = "asked.json"
@@ -105,10 +106,10 @@ def train(task: Task, on_step: Callable[[int], None]) -> Iterator[Progress]:
         (folder / TOKENIZER).write_text(task.corpus.tokenizer_name)
         job = Job(
             sweep=task.sweep, vocab_size=task.corpus.vocab_size, corpus=task.corpus.folder,
-            checkpoints=folder, slot=_slot(task),
+            checkpoints=Place.of(folder), slot=_slot(task),
         )  # fmt: skip
         run = TrainRun(job, task.trial, on_step=on_step)
-        for progress in attempt(run, folder / CHECKPOINT):
+        for progress in attempt(run, job.checkpoints / CHECKPOINT):
             run.save(folder)
             _write(log, progress, task.corpus)
             yield progress

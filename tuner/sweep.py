@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as RayTrial
 
 from data.corpus import Corpus
-from tuner import corpora, plan, space, status, throughput, trainable
+from tuner import corpora, nodes, plan, space, status, throughput, trainable
 from tuner import provenance as provenances
 from tuner import slot as slots
 from tuner.answers import FILE as ANSWERS
@@ -30,11 +31,13 @@ from tuner.driver import Driver
 from tuner.engine import Engine
 from tuner.export import export
 from tuner.ledger import END, Ledger
+from tuner.mirror import mirrored, place_of
 from tuner.provenance import Provenance
 from tuner.search import Studies
 from tuner.sections import Resources
 from tuner.slot import Slot
 from tuner.space import Trial
+from tuner.storage import Place
 from tuner.tensorboard import TensorBoard
 from tuner.watch import Watcher
 
@@ -49,23 +52,30 @@ class InterruptedSweepError(Exception):
 
 TENSORBOARD = "tensorboard"
 """Folder within a sweep's, for `tensorboard --logdir`."""
+PENDING = 8
+"""Trials that wait for a slot of somebody else's Ray: what its autoscaler sees and starts machines
+for. With Ray's own default of 1 a cluster grows by one machine at a time."""
 SLOT = "slot"
 """Ray resource of a machine of our own: one a trial that may run at once."""
 MARK = 0.001
 """Of a node's mark, which counts 1: enough to be placed there, and to leave room for others."""
 
 
-def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
+def run(
+    sweep: Sweep, folder: Path, *, address: str | None = None, storage: Place | None = None
+) -> None:
     """Run a sweep in `folder`, or go on with the one that is there, until nothing is left to do.
 
     Args:
         sweep: what to run; on a folder that holds a sweep, the same.
         folder: everything is written here.
         address: of a running Ray cluster; None starts Ray on this machine.
+        storage: what every node of the cluster sees, for checkpoints, corpus and a mirror of
+            `folder`; None: they see `folder` itself.
 
     Raises:
         ConfigError: the folder cannot be written to, holds another sweep, or another process works
-            in it.
+            in it; a node of the cluster sees neither it nor `storage`.
         CorpusError: the corpus cannot be read or made.
         HopelessSweepError: the first trials all failed.
         InterruptedSweepError: Ctrl-C was pressed; everything finished is written.
@@ -79,20 +89,23 @@ def run(sweep: Sweep, folder: Path, *, address: str | None = None) -> None:
         provenance = provenances.settle(ledger, _provenance(sweep, corpus))
         studies = Studies(sweep, folder / "study.db", provenance.vocab_size)
         counted = plan.plan(sweep, provenance.vocab_size)
-        with _ray(sweep, address):
+        place = Place.of(folder.resolve()) if storage is None else place_of(folder, storage)
+        with _ray(sweep, address), mirrored(folder, None if storage is None else place):
+            nodes.check_seen(place)
             job = Job(
                 sweep=sweep,
                 vocab_size=provenance.vocab_size,
                 corpus=None if corpus is None else corpus.folder.resolve(),
-                checkpoints=(folder / "checkpoints").resolve(),
-                slot=_slot(sweep, ledger, corpus),
+                published=corpora.publish(corpus, storage) if corpus and storage else None,
+                checkpoints=place / "checkpoints",
             )
+            job = replace(job, slot=_slot(job, ledger))
             # What is on record depends on how trials compute, and so waits for the slot.
             answers = Answers(folder.parent / ANSWERS, _namer(job, provenance))
             engine = Engine(
                 sweep, ledger, studies, cap=counted.cap, max_tokens=most, answers=answers
             )
-            _fit(engine, job, folder, provenance, is_cluster=address is not None)
+            _fit(engine, job, folder, place, provenance, is_cluster=address is not None)
         export(folder, sweep, ledger, provenance)
         hopeless = engine.hopeless
         unfinished = ledger.records("running", "waiting")
@@ -234,36 +247,35 @@ def _share(resources: Resources, slot: Slot) -> dict[str, float]:
     return share | ({SLOT: 1.0} if SLOT in ray.cluster_resources() else {})
 
 
-def _slot(sweep: Sweep, ledger: Ledger, corpus: Corpus | None) -> Slot:
+def _slot(job: Job, ledger: Ledger) -> Slot:
     """What every trial runs on and how it computes: found once a sweep, where trials will run.
 
     Raises:
         ConfigError: no trial can run there, or some sizes do not fit in its memory.
     """
-    if corpus is None:
-        packed = sweep.resources.trials_per_gpu
+    if job.corpus is None:
+        packed = job.sweep.resources.trials_per_gpu
         return Slot(trials_per_gpu=1 if packed == "auto" else packed)
 
     def find() -> Slot:
-        found = slots.most_careful(_probed(sweep, corpus))
-        counted = plan.plan(sweep, corpus.vocab_size)
-        plan.check_memory(sweep, counted, corpus.vocab_size, found)
+        found = slots.most_careful(_probed(job))
+        counted = plan.plan(job.sweep, job.vocab_size)
+        plan.check_memory(job.sweep, counted, job.vocab_size, found)
         return found
 
     return slots.settle(ledger, find)
 
 
-def _probed(sweep: Sweep, corpus: Corpus) -> list[Slot]:
+def _probed(job: Job) -> list[Slot]:
     """The slot of each kind of GPU that the cluster has now; without GPUs, of one node."""
-    resources = sweep.resources
+    resources = job.sweep.resources
     kinds = _kinds_of_gpu() if resources.gpus_per_trial else []
     probe = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(
         trainable.find_slot
     )
-    told = (sweep, corpus.vocab_size, corpus.folder.resolve())
     places = [{kind: MARK} for kind in kinds] or [{}]
     try:
-        return ray.get([probe.options(resources=place).remote(*told) for place in places])
+        return ray.get([probe.options(resources=place).remote(job) for place in places])
     except RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise error.cause from None
@@ -284,21 +296,27 @@ def _room(share: dict[str, float]) -> int:
 
 
 def _fit(
-    engine: Engine, job: Job, folder: Path, provenance: Provenance, *, is_cluster: bool
+    engine: Engine,
+    job: Job,
+    folder: Path,
+    place: Place,
+    provenance: Provenance,
+    *,
+    is_cluster: bool,
 ) -> None:
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     share = _share(engine.sweep.resources, job.slot)
     at_most = engine.sweep.resources.slots or (None if is_cluster else _room(share))
-    if at_most is not None:
-        # Ray's default, 1, would start one worker at a time; each takes seconds.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_most)
+    # Ray's default, 1, would start one worker or machine at a time; each takes seconds or minutes.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_most or PENDING)
     driver = Driver(engine, job, at_most=at_most)
 
     def write_table() -> None:
         export(folder, engine.sweep, engine.ledger, provenance)
 
+    system, path = (place / "ray").opened
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trainable.run_trial, job=job),
@@ -316,7 +334,8 @@ def _fit(
         run_config=RunConfig(
             # Sweeps on one cluster share a session folder, in which names must differ.
             name=f"{engine.sweep.name}-{digest(str(folder.resolve()))}",
-            storage_path=str((folder / "ray").resolve()),
+            storage_filesystem=system,
+            storage_path=path,
             verbose=0,
             callbacks=[
                 tune.logger.JsonLoggerCallback(),

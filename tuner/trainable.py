@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from model.progress import Progress
-from tuner import space
-from tuner.attempt import attempt, began, checkpoint_path
+from tuner import corpora, space
+from tuner.attempt import attempt, began, checkpoint_of
 from tuner.backends import contract
 from tuner.backends.contract import Job
-from tuner.config import Sweep
 from tuner.question import Question
 from tuner.slot import Slot
 
@@ -26,22 +24,26 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
             to read.
         job: what all trials of the sweep share.
     """
+    job = corpora.on_this_node(job)
     trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
     run = contract.start(
         job, trial, attempt=config["attempt"], micro_batch_size=config["micro_batch_size"]
     )
-    checkpoint = checkpoint_path(job, trial.key)
+    checkpoint = checkpoint_of(job, trial.key)
     start = began(checkpoint)
     for progress in attempt(run, checkpoint):
         tune.report({**_result(trial.key, progress, job, run.device), "began": start})
 
 
-def find_slot(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
+def find_slot(job: Job) -> Slot:
     """What the process it runs in offers one trial: see `tuner.probing`."""
     from tuner import probing  # noqa: PLC0415  a sweep on a law needs no torch
 
-    found = probing.find(sweep, vocab_size, corpus)
-    return replace(found, peaks=probing.peaks(sweep, found.speed))
+    job = corpora.on_this_node(job)
+    if job.corpus is None:
+        raise ValueError("only real training has a slot to find")
+    found = probing.find(job.sweep, job.vocab_size, job.corpus)
+    return replace(found, peaks=probing.peaks(job.sweep, found.speed))
 
 
 def reported(result: Mapping[str, Any]) -> Progress:

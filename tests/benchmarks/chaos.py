@@ -35,6 +35,7 @@ from tuner.config import Sweep, parse
 from tuner.export import export
 from tuner.ledger import Ledger, Record
 from tuner.provenance import Provenance, commit, read, settle
+from tuner.storage import Place
 
 KINDS = ("driver", "driver", "worker", "worker", "node")
 CAP = 4e15
@@ -184,7 +185,7 @@ def alone(sweep: Sweep, record: Record, ledger: Ledger) -> bool:
     quiet = sweep.model_copy(update={"law": sweep.law.model_copy(update={"seconds_per_trial": 0})})
     job = Job(
         sweep=quiet, vocab_size=plan.vocabulary(sweep), corpus=None,
-        checkpoints=Path(),
+        checkpoints=Place.of(Path()),
     )  # fmt: skip
     trial = space.trial(quiet, record.question, job.vocab_size)
     told = [(p.step, p.flops, p.loss) for p in ledger.reports(record.key)]

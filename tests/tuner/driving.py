@@ -13,6 +13,7 @@ from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance
 from tuner.search import Studies
+from tuner.storage import Place
 
 
 def provenance(sweep):
@@ -39,7 +40,7 @@ def engine_in(sweep, folder, **options):
 def start(engine, trial, folder):
     job = Job(
         sweep=engine.sweep, vocab_size=engine.vocab_size, corpus=None,
-        checkpoints=folder,
+        checkpoints=Place.of(folder),
     )  # fmt: skip
     run = contract.start(job, trial)
     last = engine.ledger.last(trial.key)

@@ -24,6 +24,7 @@ from tuner.ledger import Ledger
 from tuner.provenance import Provenance
 from tuner.question import Question
 from tuner.slot import Slot
+from tuner.storage import Place
 
 BUDGET = 1e8
 
@@ -44,7 +45,7 @@ def sweep_of(backend, **settings):
 
 
 def job_of(sweep, folder, corpus=None):
-    return Job(sweep=sweep, vocab_size=256, corpus=corpus, checkpoints=folder)
+    return Job(sweep=sweep, vocab_size=256, corpus=corpus, checkpoints=Place.of(folder))
 
 
 def trial_of(job, *, seed=0, rate=0.02, size=(1, 16), budget=BUDGET):

@@ -16,6 +16,7 @@ from tuner.ledger import Ledger
 from tuner.meter import Meter
 from tuner.question import Setting
 from tuner.search import Studies
+from tuner.storage import Place
 
 SETTLED = {
     "search": {"sampler": "qmc", "warm_start": False, "extend": False},
@@ -110,7 +111,7 @@ def test_rows_are_functions_of_their_configuration(small, tmp_path, seed):
     ledger = Ledger(tmp_path / "ledger.db")
     for record in ledger.records("completed", "pruned"):
         trial = space.trial(sweep, record.question, plan.vocabulary(sweep))
-        job = Job(sweep=sweep, vocab_size=256, corpus=None, checkpoints=tmp_path)
+        job = Job(sweep=sweep, vocab_size=256, corpus=None, checkpoints=Place.of(tmp_path))
         alone = list(contract.start(job, trial))
         told = ledger.reports(record.key)
         assert told == alone[: len(told)]

@@ -23,6 +23,7 @@ from tuner.backends.contract import Job
 from tuner.driver import _Scheduler
 from tuner.export import export
 from tuner.status import open_folder
+from tuner.storage import Place
 
 pytestmark = pytest.mark.ray
 
@@ -96,11 +97,11 @@ def test_a_trial_run_again_alone_gives_the_same_bits(trained, tmp_path):
     (corpus,) = (path.parent for path in (folder.parent / "corpora").glob("*/meta.json"))
     job = Job(
         sweep=sweep, vocab_size=provenance.vocab_size, corpus=corpus,
-        checkpoints=tmp_path,
+        checkpoints=Place.of(tmp_path),
     )  # fmt: skip
     for record in ledger.records("completed")[:3]:
         trial = space.trial(sweep, record.question, provenance.vocab_size)
-        alone = list(attempt(contract.start(job, trial), tmp_path / "alone"))
+        alone = list(attempt(contract.start(job, trial), Place.of(tmp_path / "alone")))
         (tmp_path / "alone").unlink()
         losses = [(p.step, p.loss, p.loss_se, p.train_loss) for p in alone]
         told = [(p.step, p.loss, p.loss_se, p.train_loss) for p in ledger.reports(record.key)]

@@ -11,6 +11,17 @@ from model.progress import Progress
 from tuner.config import Sweep
 from tuner.slot import Slot
 from tuner.space import Trial
+from tuner.storage import Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A corpus where every node can fetch it."""
+
+    place: Place
+    """Its folder."""
+    fingerprint: str
+    """Of every token and the tokenizer: what arrives is held against it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +33,9 @@ class Job:
     """Distinct tokens."""
     corpus: Path | None
     """Folder of the prepared corpus; None where the backend reads none."""
-    checkpoints: Path
+    published: Published | None = None
+    """From where a node takes its own copy of the corpus; None: all read the one folder."""
+    checkpoints: Place
     """Where trials keep their state between attempts; every worker sees it."""
     slot: Slot = field(default_factory=Slot)
     """What each of them runs on, and how it computes."""
@@ -55,6 +68,10 @@ class AttemptError(Exception):
 
 class FinalError(AttemptError):
     """An attempt that ended as any other would: there is none."""
+
+
+class NodeLostError(AttemptError):
+    """An attempt whose machine was taken away: no fault of the trial's, however often."""
 
 
 class OutOfMemoryError(AttemptError):

@@ -1,0 +1,120 @@
+"""Folders and files that every node of a cluster sees: on a shared disk or in object storage.
+
+Object storage is reached as Ray reaches it: through pyarrow, or fsspec for what pyarrow lacks.
+Credentials come from the environment or the machine's role. Needs no ray.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pyarrow import ArrowInvalid, fs
+
+from tuner.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder. A plain record: it travels to workers by value."""
+
+    uri: str
+    """An absolute path, or a URI such as `s3://bucket/prefix`; what stands behind `?` are options
+    of the file system, e.g. `?endpoint_override=127.0.0.1:9000&scheme=http`."""
+
+    @classmethod
+    def of(cls, text: str | Path) -> Self:
+        """The place a person names.
+
+        Raises:
+            ConfigError: nothing is known of such places.
+        """
+        place = cls(str(text) if "://" in str(text) else str(Path(text).expanduser().absolute()))
+        try:
+            place.opened  # noqa: B018  is looked up, and kept
+        except (ArrowInvalid, ValueError, ImportError) as error:
+            raise ConfigError(
+                f"--storage {text}: {error}; name a folder, or s3://BUCKET/PREFIX, gs://…"
+            ) from None
+        return place
+
+    def __truediv__(self, name: str) -> Self:
+        """What lies in this folder under `name`."""
+        parts = urlsplit(self.uri)
+        return type(self)(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}")))
+
+    def __str__(self) -> str:
+        """The address without its options."""
+        return self.uri.partition("?")[0]
+
+    @property
+    def is_remote(self) -> bool:
+        """It is in object storage."""
+        return "://" in self.uri
+
+    @cached_property
+    def opened(self) -> tuple[fs.FileSystem, str]:
+        """The file system, and the path in it."""
+        if not self.is_remote:
+            return fs.LocalFileSystem(), self.uri
+        try:
+            return fs.FileSystem.from_uri(self.uri)
+        except ArrowInvalid:
+            from fsspec.core import url_to_fs  # noqa: PLC0415  for what pyarrow does not know
+
+            found, path = url_to_fs(self.uri)
+            return fs.PyFileSystem(fs.FSSpecHandler(found)), path
+
+    def __getstate__(self) -> dict[str, str]:
+        """The address alone: connections stay at home."""
+        return {"uri": self.uri}
+
+    def read(self) -> bytes | None:
+        """What the file holds; None if there is none."""
+        system, path = self.opened
+        try:
+            with system.open_input_stream(path) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, content: bytes) -> None:
+        """Write the file, whole or not at all."""
+        if self.is_remote:  # an object is there once its upload is complete
+            system, path = self.opened
+            with system.open_output_stream(path) as file:
+                file.write(content)
+            return
+        path = Path(self.uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+        system, path = self.opened
+        try:
+            system.delete_file(path)
+        except FileNotFoundError:
+            return
+
+    def upload(self, file: Path) -> None:
+        """Copy a file of this machine here."""
+        system, path = self.opened
+        if not self.is_remote:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(str(file.absolute()), path, destination_filesystem=system)
+
+    def download(self, file: Path) -> bool:
+        """Copy what is here to a file of this machine; False if there is nothing."""
+        system, path = self.opened
+        if system.get_file_info(path).type != fs.FileType.File:
+            return False
+        fs.copy_files(path, str(file.absolute()), source_filesystem=system)
+        return True
