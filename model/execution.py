@@ -22,6 +22,8 @@ class Execution:
     """Tokens whose logits are held at once, where the model is the shipped decoder; None: all."""
     attention: Attention = "fused"
     """torch's kernel, or scores written down; the gradient that is written out has its own."""
+    sharded: bool = False
+    """Split weights, gradients and moments over the group that trains (`model.sharded`)."""
     compiled: bool = False
     """Let `torch.compile` have the model, where it has what it needs: see `model.payoff`."""
     captured: bool = False

@@ -4,9 +4,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from types import ModuleType
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -16,12 +17,16 @@ from torch import Tensor, nn
 from model.evaluation import Evaluation
 from model.execution import Execution
 from model.gradient import Gradient, gradient
-from model.optim import optimizer
+from model.optim import AdamW, optimizer
+from model.parallel import DataParallel, Group, check, randomness
 from model.parametrization import initialize
 from model.progress import DIVERGED_LOSS, Progress
 from model.recipe import Recipe, rate
 from model.shape import Shape
 from model.transformer import BasicsTransformerLM
+
+if TYPE_CHECKING:
+    from model.sharded import ShardedAdamW
 
 CPU = Execution()
 
@@ -60,10 +65,13 @@ class Training:
         execution: where and how to compute.
         model: what to train instead of the decoder of `shape`, initialized by whoever made it:
             tokens (batch, time) to logits (batch, time, vocab_size).
+        group: partners that train the same, each given the same arguments but its device; every
+            batch is shared out among them. None trains alone.
 
     Raises:
         ValueError: `report_at` does not rise to end at `steps`, fewer than two documents are held
-            out, or the micro-batch does not divide the batch; in `run`, a batch has another shape.
+            out, or the micro-batch does not divide the batch or a partner's share of it; in `run`,
+            a batch has another shape.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class Training:
         flops_per_step: int,
         execution: Execution = CPU,
         model: nn.Module | None = None,
+        group: Group | None = None,
     ) -> None:
         _check(report_at, steps)
         for_weights, for_dropout = np.random.SeedSequence(seed).spawn(2)
@@ -95,14 +104,18 @@ class Training:
         self.batches = batches
         self.flops_per_step = flops_per_step
         self.model = model.to(self.device)
-        self.optimizer = optimizer(self.model, recipe, shape)
+        self.group = group
+        self.sharded = execution.sharded
+        share = recipe.batch_size if group is None else check(recipe.batch_size, group)
+        self.mover = _mover(self.model, recipe, shape, sharded=execution.sharded)
         self._evaluate = Evaluation(held_out, held_out_documents, self.device)
         self.execution = execution
-        self.parts = execution.parts(recipe.batch_size)
-        """Micro-batches in a batch."""
+        self.parts = execution.parts(share)
+        """Micro-batches in a batch, or in this partner's share of one."""
         self._prepared = not (execution.compiled or execution.captured)
         self.preparing_seconds = 0.0
         """Spent on compiling and capturing; in no progress's seconds, and so in no rate or MFU."""
+        self._seed = seed
         self._random = _generator(for_dropout, execution.device).get_state()
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._step = 0
@@ -111,9 +124,23 @@ class Training:
         self._evaluations = 0
         self._diverged = False
 
+    @property
+    def optimizer(self) -> AdamW:
+        """What moves weights that are whole."""
+        assert isinstance(self.mover, AdamW)
+        return self.mover
+
     @cached_property
     def _gradient(self) -> Gradient:
-        return gradient(self.model, self.optimizer, self.recipe, self.execution)
+        if self.group is None:
+            return gradient(self.model, self.optimizer, self.recipe, self.execution)
+        share = replace(self.recipe, batch_size=check(self.recipe.batch_size, self.group))
+        if not isinstance(self.mover, AdamW):
+            return _sharded().ShardedGradient(
+                self.model, self.mover, share, self.execution, self.group
+            )
+        alone = gradient(self.model, self.optimizer, share, self.execution)
+        return DataParallel(alone, self.optimizer, self.group)
 
     def run(self) -> Iterator[Progress]:
         """Train, yielding at each step of `report_at` still ahead; the last one is `final`.
@@ -136,21 +163,28 @@ class Training:
         return None if self._diverged else next(ahead, None)
 
     def state_dict(self) -> State:
-        """What `load_state_dict` needs to go on bit for bit (on CPU); take it between reports."""
+        """What `load_state_dict` needs to go on bit for bit (on CPU); take it between reports.
+
+        Of a group every partner takes it, and all get the same.
+        """
+        weights = _sharded().whole_state(self.model) if self.sharded else self.model.state_dict()
         return State(
             step=self._step,
             seconds=self._seconds,
             evaluations=self._evaluations,
             diverged=self._diverged,
-            model={name: tensor.clone() for name, tensor in self.model.state_dict().items()},
-            optimizer={n: tensor.clone() for n, tensor in self.optimizer.state_dict().items()},
+            model={name: tensor.clone() for name, tensor in weights.items()},
+            optimizer={n: tensor.clone() for n, tensor in self.mover.state_dict().items()},
             random=self._random,
         )
 
     def load_state_dict(self, state: State) -> None:
         """Go on where the training that gave `state` stood; both were made with equal arguments."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sharded:
+            _sharded().load_whole_state(self.model, state["model"])
+        else:
+            self.model.load_state_dict(state["model"])
+        self.mover.load_state_dict(state["optimizer"])
         self._random = state["random"]
         self._step = self._reported = state["step"]
         self._seconds = state["seconds"]
@@ -185,7 +219,7 @@ class Training:
     def move(self, loss: Tensor) -> None:
         """Take a step: the optimizer's gradient is that of the batch, which has this `loss`."""
         self._loss_sum += loss
-        self.optimizer.step(rate(self._step, self.steps, self.recipe))
+        self.mover.step(rate(self._step, self.steps, self.recipe))
         self._step += 1
 
     def spend(self, seconds: float) -> None:
@@ -232,6 +266,8 @@ class Training:
         """Torch's own randomness on the device (dropout) set to the run's, and back at the end."""
         cuda = self.device.type == "cuda"
         source = torch.cuda if cuda else torch.random
+        if self.group is not None and self.group.rank:
+            self._random = randomness(self._seed, self.group, self._step, self.device.type)
         with torch.random.fork_rng(devices=[self.device] if cuda else []):
             source.set_rng_state(self._random)
             yield source
@@ -264,6 +300,22 @@ class Training:
             final=self._diverged or self._step == self.steps,
             diverged=self._diverged,
         )
+
+
+def _mover(
+    model: nn.Module, recipe: Recipe, shape: Shape, *, sharded: bool
+) -> "AdamW | ShardedAdamW":
+    """What moves the weights, which are split over the group first where they are to be."""
+    if not sharded:
+        return optimizer(model, recipe, shape)
+    _sharded().split(model)
+    return _sharded().ShardedAdamW(model, recipe, shape)
+
+
+def _sharded() -> ModuleType:
+    from model import sharded  # noqa: PLC0415  loads FSDP, which few trainings need
+
+    return sharded
 
 
 def _check(report_at: Sequence[int], steps: int) -> None:
