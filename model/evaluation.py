@@ -85,7 +85,7 @@ def _each_alone(batches: Sequence[Tokens]) -> list[Tokens]:
 def _losses(model: nn.Module, tokens: Tensor) -> Tensor:
     """Loss of each prediction (n, time); of the shipped decoder, with a part of the logits."""
     targets = tokens[:, 1:].flatten()
-    if isinstance(model, BasicsTransformerLM):
+    if type(model) is BasicsTransformerLM:  # a split one's weights are there in `forward` alone
         rows = max(1, LOGITS // model.shape.vocab_size)
         h = model.trunk(tokens[:, :-1]).flatten(0, 1)
         pieces = zip(h.split(rows), targets.split(rows), strict=True)

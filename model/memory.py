@@ -4,7 +4,7 @@ Upper bounds: `tests/model/test_model_memory.py` holds them against what torch r
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.shape import CountedShape, Shape
 
@@ -19,6 +19,8 @@ LOGITS = 2**30
 their FLOPs; not measured."""
 LOGITS_SHARE = 1 / 16
 """Share of a trial's memory that they may have, where that is less."""
+DEVICES = (1, 2, 4, 8, 16, 32, 64)
+"""That a model may be split over, where the number is left open."""
 FEWEST_ROWS = 256
 """Rows of logits at once, at least: so many are as fast on a CPU as all of them (measured:
 tests/benchmarks/logits.py)."""
@@ -38,15 +40,61 @@ class Split:
     """Keep a block's input alone and compute the block again on the way back."""
     logit_rows: int | None
     """Tokens whose logits are held at once; None: all of a micro-batch's."""
+    devices: int = 1
+    """Among which the batch is shared out."""
+    sharded: bool = False
+    """Weights, gradients and moments are split over them, too."""
+
+
+def spread(
+    shape: Shape,
+    batch_size: int,
+    memory: float,
+    dtype: str = "float32",
+    *,
+    fused: bool = False,
+    devices: int | None = 1,
+) -> Split:
+    """As `fit`, on several devices of `memory` each; weights are split only where they must be.
+
+    Args:
+        shape: of the model.
+        batch_size: sequences, shared out among the devices.
+        memory: of each, byte.
+        dtype: of products.
+        fused: attention never writes its scores down.
+        devices: how many; None: one, or as few as the weights fit in when they are split.
+
+    Raises:
+        TooLargeError: one sequence does not fit, however many devices there are.
+    """
+    counts = (devices,) if devices else [n for n in DEVICES if batch_size % n == 0]
+    ways = [(n, n) for n in counts] if devices is None else [(n, s) for n in counts for s in (1, n)]
+    failed: TooLargeError | None = None
+    for count, shards in dict.fromkeys(ways):
+        try:
+            share = batch_size // count
+            found = fit(shape, share, memory, dtype, fused=fused, shards=shards)
+        except TooLargeError as error:
+            failed = error
+        else:
+            return replace(found, devices=count, sharded=shards > 1)
+    raise failed or TooLargeError(f"a batch of {batch_size} is no device's")
 
 
 def fit(
-    shape: Shape, batch_size: int, memory: float, dtype: str = "float32", *, fused: bool = False
+    shape: Shape,
+    batch_size: int,
+    memory: float,
+    dtype: str = "float32",
+    *,
+    fused: bool = False,
+    shards: int = 1,
 ) -> Split:
     """The largest micro-batch that divides `batch_size` and fits in `memory`, byte.
 
     Blocks are computed twice only where not even one sequence fits otherwise. `fused` attention
-    never writes its scores down.
+    never writes its scores down. Weights are split into `shards`, of which this device has one.
 
     Raises:
         TooLargeError: one sequence does not fit even then.
@@ -54,10 +102,10 @@ def fit(
     needed = 0
     for recompute in (False, True):
         for size in divisors(batch_size):
-            rows = logit_rows(shape, size, memory)
+            rows = None if shards > 1 else logit_rows(shape, size, memory)
             needed = training_bytes(
                 shape, size, dtype, recompute=recompute, fused=fused, logit_rows=rows
-            )
+            ) - _elsewhere(shape, shards)
             if needed <= USABLE * memory:
                 return Split(micro_batch_size=size, recompute=recompute, logit_rows=rows)
     raise TooLargeError(
@@ -65,6 +113,18 @@ def fit(
         f" a trial has {memory / 2**30:.3g}; take it off the ladder, shorten context_length, or "
         "give a trial more memory"
     )
+
+
+def _elsewhere(shape: Shape, shards: int) -> int:
+    """Bytes of weights, gradients and moments that lie on other devices.
+
+    Embeddings, head and two blocks are gathered at once, with their gradients.
+    """
+    if shards == 1:
+        return 0
+    blocks = (shape.params - shape.params_embedding - shape.params_head) // shape.num_layers
+    gathered = shape.params_embedding + shape.params_head + 2 * blocks
+    return max(0, shape.params * MASTER * (shards - 1) // shards - 2 * 4 * gathered)
 
 
 def logit_rows(shape: Shape, micro_batch_size: int, memory: float) -> int | None:

@@ -123,6 +123,8 @@ class ShardedGradient:
         group: Group,
     ) -> None:
         assert isinstance(model, FSDPModule)
+        if isinstance(model, BasicsTransformerLM):
+            model.recompute = execution.recompute
         self.split: FSDPModule = model
         self.model: nn.Module = model
         self.optimizer = optimizer

@@ -107,7 +107,7 @@ class Sweep(Section):
                 "training.parametrization: completep knows the shipped decoder's blocks alone; "
                 'write "mup" or "standard" beside a model of your own'
             )
-        found += self._search_faults()
+        found += self._search_faults() + self._sharing_faults()
         found += self._api_faults() if self.backend == "api" else []
         found += self._value_faults() if self.target.interval is not None else []
         packed, whole = self.resources.trials_per_gpu, self.resources.gpus_per_trial == 1
@@ -121,6 +121,24 @@ class Sweep(Section):
         if found:
             raise ValueError("\n".join(found))
         return self
+
+    def _sharing_faults(self) -> list[str]:
+        """Batches that several devices cannot share."""
+        devices, training = self.resources.devices, self.training.batch_size
+        packed = self.resources.trials_per_gpu
+        if devices != 1 and packed not in {"auto", 1}:
+            return [
+                f"resources.trials_per_gpu: {packed} trials share a GPU or a trial takes several; "
+                "remove it, or set devices = 1"
+            ]
+        if devices == "auto":
+            return []
+        sizes = training if isinstance(training, tuple) else (training,)
+        odd = sorted({size for size in (*sizes, *self.search.batch_size) if size % devices})
+        return [
+            f"resources.devices: {devices} cannot share a batch of {size} evenly; change either"
+            for size in odd
+        ]
 
     def _search_faults(self) -> list[str]:
         search, explored = self.search, self.explore.budget

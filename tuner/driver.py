@@ -45,6 +45,13 @@ class Driver(Unsaved):
         self.scheduler = _Scheduler(self)
         self.lives = _Lives(self)
 
+    def devices(self, trial: space.Trial) -> int:
+        """How many train it together."""
+        if self.job.sweep.backend != "train":
+            return 1
+        resources = self.job.sweep.resources
+        return self.job.slot.split(trial.shape, trial.batch_size, resources).devices
+
     @property
     def is_full(self) -> bool:
         """As many trials are handed out as may be at once."""
@@ -74,6 +81,7 @@ class _Searcher(Searcher):
             "asked": asdict(trial.question),
             "attempt": record.attempts,
             "micro_batch_size": record.micro_batch_size,
+            "devices": self.driver.devices(trial),
             **_shown(trial),
         }
 

@@ -224,13 +224,16 @@ class Cap(Section):
 
 
 class Resources(Section):
-    """What one trial runs on."""
+    """What one trial runs on; on several devices, each of them."""
 
     cpus_per_trial: Annotated[float, Field(ge=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     trials_per_gpu: Literal["auto"] | Count = "auto"
     """Trials that share the GPU of `gpus_per_trial = 1`; `auto` measures before the first trial
     whether several together are faster, as far as each holds its whole batch."""
+    devices: Count | Literal["auto"] = 1
+    """Workers that train one trial together, each with the cores and GPUs above and an equal share
+    of every batch; `auto`: one, or where a shape does not fit as few as its weights do, split."""
     loading_workers: Annotated[int, Field(ge=0)] = 0
     """Threads of a trial that read text ahead: for corpora on slow disks. They move no bit."""
     slots: Count | None = None

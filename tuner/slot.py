@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from model.memory import Split, TooLargeError, fit
+from model.memory import Split, TooLargeError, spread
 from model.shape import Shape
 from model.speed import Dtype, Speed
 from tuner.ledger import Ledger
@@ -50,7 +50,10 @@ class Slot:
             TooLargeError: one sequence does not.
         """
         fused = resources.gpus_per_trial > 0
-        return fit(shape, batch_size, self.memory, self.speed.dtype, fused=fused)
+        devices = None if resources.devices == "auto" else resources.devices
+        return spread(
+            shape, batch_size, self.memory, self.speed.dtype, fused=fused, devices=devices
+        )
 
     def determining(
         self, shape: Shape, batch_size: int, resources: Resources

@@ -5,9 +5,10 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ import tomli_w
 from filelock import FileLock, Timeout
 from ray import tune
 from ray.exceptions import RayTaskError
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune import (
+    CheckpointConfig,
+    FailureConfig,
+    PlacementGroupFactory,
+    RunConfig,
+    TuneConfig,
+)
 from ray.tune.experiment import Trial as RayTrial
 
 from data.corpus import Corpus
@@ -205,6 +212,8 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is not None:
+        os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(PENDING))
     own = _machine(sweep.resources) if address is None else {}
     # "local", not None: that would join any Ray that somebody runs on this machine.
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
@@ -218,7 +227,7 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
 
 def _machine(resources: Resources) -> dict[str, Any]:
     """How a Ray of our own starts: on loopback, with as many slots as the sweep asks for."""
-    slots, each = resources.slots, resources.cpus_per_trial
+    slots, each = resources.slots, resources.cpus_per_trial * _devices(resources)
     return {
         "num_cpus": max(1, math.ceil(slots * each)) if slots else None,
         "resources": {SLOT: slots} if slots else None,
@@ -231,20 +240,34 @@ def _check_room(sweep: Sweep) -> None:
     """Refuse a trial that this machine can never start: Ray would wait for one that can."""
     room, resources = ray.cluster_resources(), sweep.resources
     asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    together = _devices(resources)
+    times = f" on each of {together} devices" if together > 1 else ""
     short = [
-        f"resources.{name.lower()}s_per_trial = {amount:g}: this machine has {room.get(name, 0):g}"
+        f"resources.{name.lower()}s_per_trial = {amount:g}{times}: this machine has "
+        f"{room.get(name, 0):g}"
         for name, amount in asked.items()
-        if amount > room.get(name, 0)
+        if amount * together > room.get(name, 0)
     ]
     if short:
         raise ConfigError("\n".join(f"{line}; lower it, or give --address" for line in short))
 
 
-def _share(resources: Resources, slot: Slot) -> dict[str, float]:
-    """What one trial takes of Ray."""
+def _devices(resources: Resources) -> int:
+    """Devices of every trial; where that depends on its shape, at least."""
+    return 1 if resources.devices == "auto" else resources.devices
+
+
+def _taken(resources: Resources, slot: Slot) -> dict[str, float]:
+    """What a trial on one device takes of Ray, or each worker of one on several."""
     gpus = resources.gpus_per_trial / slot.trials_per_gpu
-    share = {"CPU": resources.cpus_per_trial, "GPU": gpus}
-    return share | ({SLOT: 1.0} if SLOT in ray.cluster_resources() else {})
+    return {"CPU": resources.cpus_per_trial, "GPU": gpus}
+
+
+def _share(config: Mapping[str, Any], resources: Resources, slot: Slot) -> PlacementGroupFactory:
+    """What one trial takes of Ray; on several devices its workers take theirs, and it nothing."""
+    alone = config["devices"] == 1
+    share = _taken(resources, slot) if alone else {"memory": NOTHING}
+    return PlacementGroupFactory([share | ({SLOT: 1.0} if SLOT in ray.cluster_resources() else {})])
 
 
 def _slot(job: Job, ledger: Ledger) -> Slot:
@@ -307,8 +330,10 @@ def _fit(
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    share = _share(engine.sweep.resources, job.slot)
-    at_most = engine.sweep.resources.slots or (None if is_cluster else _room(share))
+    resources, each = engine.sweep.resources, _devices(engine.sweep.resources)
+    taken = {name: each * amount for name, amount in _taken(resources, job.slot).items()}
+    # Trials on several devices hold nothing themselves, so their number must be bounded.
+    at_most = resources.slots or (None if is_cluster and each == 1 else _room(taken))
     # Ray's default, 1, would start one worker or machine at a time; each takes seconds or minutes.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_most or PENDING)
     driver = Driver(engine, job, at_most=at_most)
@@ -320,7 +345,7 @@ def _fit(
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trainable.run_trial, job=job),
-            share,
+            partial(_share, resources=resources, slot=job.slot),
         ),
         tune_config=TuneConfig(
             metric="loss",

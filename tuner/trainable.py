@@ -24,6 +24,11 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
             to read.
         job: what all trials of the sweep share.
     """
+    if config["devices"] > 1:
+        from tuner import parallel  # noqa: PLC0415  needs torch
+
+        parallel.run_trial(config, job=job)
+        return
     job = corpora.on_this_node(job)
     trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
     run = contract.start(
@@ -32,7 +37,7 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
     checkpoint = checkpoint_of(job, trial.key)
     start = began(checkpoint)
     for progress in attempt(run, checkpoint):
-        tune.report({**_result(trial.key, progress, job, run.device), "began": start})
+        tune.report({**result(trial.key, progress, job, run.device), "began": start})
 
 
 def find_slot(job: Job) -> Slot:
@@ -51,6 +56,7 @@ def reported(result: Mapping[str, Any]) -> Progress:
     return Progress(**{field.name: result[field.name] for field in fields(Progress)})
 
 
-def _result(key: str, progress: Progress, job: Job, device: str) -> dict[str, Any]:
+def result(key: str, progress: Progress, job: Job, device: str) -> dict[str, Any]:
+    """What Tune is told of a report."""
     peak = job.slot.peaks.get(device, 0.0)
     return {**asdict(progress), "key": key, "device": device, "peak_flops": peak}

@@ -13,6 +13,7 @@ from tuner import corpora, plan
 from tuner.backends.contract import Job
 from tuner.config import ConfigError
 from tuner.slot import Slot
+from tuner.storage import Place
 
 LEDGER = "service.db"
 
@@ -51,7 +52,7 @@ class State:
         return Job(
             sweep=self.settings.sweep, vocab_size=settled.vocab_size,
             corpus=Path(settled.corpus) if settled.corpus else None,
-            checkpoints=self.checkpoints, slot=slot,
+            checkpoints=Place.of(self.checkpoints), slot=slot,
         )  # fmt: skip
 
     @property

@@ -11,6 +11,7 @@ from tuner.backends import contract
 from tuner.backends.contract import OutOfMemoryError
 from tuner.slot import Slot
 from tuner.space import Trial
+from tuner.storage import Place
 
 
 def answer(state: State, slot: Slot, asked: Configuration, attempts: int) -> Answer:
@@ -31,7 +32,7 @@ def answer(state: State, slot: Slot, asked: Configuration, attempts: int) -> Ans
     while True:
         try:
             run = contract.start(job, trial, attempt=attempts, micro_batch_size=micro_batch_size)
-            reports = list(attempt(run, state.checkpoint(asked)) if trains else run)
+            reports = list(attempt(run, Place.of(state.checkpoint(asked))) if trains else run)
             return Answer(loss=reports[-1].loss, by=run.device)
         except OutOfMemoryError as error:
             if error.micro_batch_size == 1:
@@ -48,7 +49,7 @@ def trial_of(state: State, asked: Configuration) -> Trial:
 def spent(state: State, run: Run) -> int:
     """FLOP to charge for a run that is stopped now: what was asked, up to its next report."""
     trial = trial_of(state, run.configuration)
-    reached = began(state.checkpoint(run.configuration))
+    reached = began(Place.of(state.checkpoint(run.configuration)))
     if reached >= trial.steps:
         return run.flops
     return math.ceil(run.flops * trial.next_report(reached) / trial.steps)

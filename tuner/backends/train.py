@@ -14,6 +14,7 @@ from model import custom, payoff
 from model.device import device_name, memory_bytes
 from model.execution import Execution
 from model.memory import TooLargeError, divisors
+from model.parallel import Group
 from model.peak import peak_flops
 from model.progress import Progress
 from model.recipe import Recipe
@@ -40,6 +41,7 @@ class TrainRun:
         trial: what to train.
         micro_batch_size: sequences at once, at most; None leaves it to the memory model.
         on_step: told each step, from 0, before it is taken.
+        group: of processes that train it together; None: this one alone.
 
     Raises:
         FinalError: not even one sequence fits in memory.
@@ -52,6 +54,7 @@ class TrainRun:
         *,
         micro_batch_size: int | None = None,
         on_step: Callable[[int], None] | None = None,
+        group: Group | None = None,
     ) -> None:
         if job.corpus is None:
             raise ValueError("the train backend needs a corpus")
@@ -80,6 +83,7 @@ class TrainRun:
             flops_per_step=trial.flops_per_step,
             execution=self.execution,
             model=_model(job.sweep, trial),
+            group=group,
         )
 
     @property
@@ -174,19 +178,26 @@ def _execution(job: Job, trial: Trial, micro_batch_size: int | None) -> Executio
     place = device(resources)
     if place == "cuda":
         _keep_to_share(job.slot.memory)
-    at_most = min(split.micro_batch_size, micro_batch_size or trial.batch_size)
-    size = divisors(trial.batch_size, at_most)[0]
+    if split.sharded and job.sweep.training.optimizer != "adamw":
+        raise FinalError(
+            f"{job.sweep.training.optimizer} needs whole matrices, and this model fits in pieces "
+            'alone; write training.optimizer = "adamw"'
+        )
+    share = trial.batch_size // split.devices
+    at_most = min(split.micro_batch_size, micro_batch_size or share)
+    size = divisors(share, at_most)[0]
     execution = Execution(
         device=place,
         micro_batch_size=size,
         recompute=split.recompute,
         logit_rows=split.logit_rows,
         attention=job.slot.speed.attention,
+        sharded=split.sharded,
     )
-    return _with_kernels(execution, job, trial)
+    return execution if split.sharded else _with_kernels(execution, job, trial, share)
 
 
-def _with_kernels(execution: Execution, job: Job, trial: Trial) -> Execution:
+def _with_kernels(execution: Execution, job: Job, trial: Trial, share: int) -> Execution:
     """`execution`, the shipped decoder compiled or captured where that pays.
 
     The plain decoder's gradient on a CPU is faster written out than compiled, and somebody's own
@@ -198,7 +209,7 @@ def _with_kernels(execution: Execution, job: Job, trial: Trial) -> Execution:
     if isinstance(shape, CountedShape) or (cpu and plain and not execution.recompute):
         return execution
     speeds = payoff.cpu(speed.threads) if cpu else payoff.gpu(peak_flops(speed.dtype, "cuda", 0.3))
-    asked = shape, trial.batch_size, execution.parts(trial.batch_size)
+    asked = shape, share, execution.parts(share)
     return replace(
         execution,
         compiled=payoff.compiling_pays(*asked, trial.steps, speeds),

@@ -1,0 +1,88 @@
+"""A trial on two workers of Ray Train, inside a sweep."""
+
+import pandas as pd
+import pytest
+import ray
+
+from tuner import plan, sweep
+from tuner.config import ConfigError, parse
+from tuner.sections import Resources
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def two_cores(tmp_path_factory):
+    """Room for two workers and for nothing beside them."""
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False,
+        object_store_memory=100_000_000, _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def text(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(100):
+        words = (f"{(number * 7919 + n * n) % 977} is a number, {n} counts." for n in range(60))
+        (folder / f"{number}.txt").write_text("\n".join(words))
+    return folder
+
+
+def run(folder, text, devices, trials=1, **settings):
+    table = {
+        "name": "pair", "budgets": [3e9],
+        "data": {"source": str(text), "held_out_tokens": 4096},
+        "shapes": {"ladder": [[1, 16]]},
+        "search": {"trials": trials, "sampler": "qmc", "warm_start": False, "extend": False},
+        "resources": {"devices": devices}, **settings,
+    }  # fmt: skip
+    sweep.run(parse(table, place=""), folder)
+    return pd.read_parquet(folder / "trials.parquet"), pd.read_parquet(folder / "curves.parquet")
+
+
+def test_two_workers_give_the_trial_of_one(two_cores, text, tmp_path):
+    # Both workers take a core, of two: the trial around them holds none, or this would never end.
+    table, curves = run(tmp_path / "two", text, 2)
+    alone, alone_curves = run(tmp_path / "one", text, 1)
+    (pair,), (one,) = table.to_dict("records"), alone.to_dict("records")
+    for name in ("flops", "tokens", "steps", "learning_rate", "status"):
+        assert pair[name] == one[name]
+    assert pair["status"] == "completed"
+    assert pair["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert list(curves["step"]) == list(alone_curves["step"])
+    assert list(curves["loss"]) == pytest.approx(list(alone_curves["loss"]), rel=1e-5)
+
+
+def test_what_they_do_not_finish_is_pruned_and_the_cores_are_free_again(two_cores, text, tmp_path):
+    table, _ = run(
+        tmp_path / "pruned", text, 2, trials=3,
+        pruning={"min_population": 2, "rungs": [0.25]}, cap={"flops": 1e12},
+    )  # fmt: skip
+    assert set(table["status"]) <= {"completed", "pruned"}
+    assert (table["status"] == "completed").any()
+    assert ray.available_resources().get("CPU") == 2
+
+
+def test_a_batch_that_cannot_be_shared_is_told():
+    with pytest.raises(ConfigError, match=r"resources.devices: 3 cannot share a batch of 4"):
+        parse({"name": "s", "budgets": [1e9], "resources": {"devices": 3}}, place="s.toml")
+
+
+def test_sizes_that_fit_on_no_number_of_devices_are_told():
+    from tuner.slot import Slot
+
+    asked = parse({"name": "s", "budgets": [1e15], "resources": {"devices": "auto"}}, place="")
+    with pytest.raises(ConfigError, match="take it off the ladder"):
+        plan.check_memory(asked, plan.plan(asked), 256, Slot(memory=1e6))
+
+
+def test_a_trial_on_several_devices_asks_for_nothing_itself():
+    resources = Resources(devices=2, gpus_per_trial=1.0)
+    share = sweep._share({"devices": 2}, resources, slotted=False)
+    assert share.required_resources == {}
+    share = sweep._share({"devices": 1}, resources, slotted=True)
+    assert share.required_resources == {"CPU": 1.0, "GPU": 1.0, "slot": 1.0}

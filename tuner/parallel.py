@@ -1,0 +1,85 @@
+"""A trial on several devices: Ray Train's workers, one a device, inside a trial that holds none."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+from typing_extensions import override
+
+from model.parallel import TorchGroup
+from tuner import corpora, space
+from tuner.attempt import attempt, began, checkpoint_of
+from tuner.backends.contract import AttemptError, Job
+from tuner.backends.train import TrainRun
+from tuner.question import Question
+from tuner.storage import Place
+
+
+def run_trial(config: dict[str, Any], *, job: Job) -> None:
+    """Run one trial on `config["devices"]` workers, in the process of its Tune trial.
+
+    Args:
+        config: as `tuner.trainable.run_trial` takes it.
+        job: what all trials of the sweep share.
+
+    Raises:
+        AttemptError: what a worker raised.
+    """
+    resources = job.sweep.resources
+    system, path = (job.checkpoints / "workers").opened
+    each = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"config": config, "job": job},
+        scaling_config=ScalingConfig(
+            num_workers=config["devices"],
+            use_gpu=resources.gpus_per_trial > 0,
+            resources_per_worker={name: amount for name, amount in each.items() if amount},
+        ),
+        run_config=RunConfig(
+            name=f"{config['key']}-{uuid.uuid4().hex[:8]}",
+            storage_filesystem=system,
+            storage_path=path,
+            callbacks=[TuneReportCallback()],
+            failure_config=FailureConfig(max_failures=0),  # attempts are the engine's
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _cause(error) from None
+
+
+def _work(told: dict[str, Any]) -> None:
+    """One worker: all compute, the first one writes the checkpoint, all report at once."""
+    from tuner.trainable import result  # noqa: PLC0415  which imports this module
+
+    config, job = told["config"], corpora.on_this_node(told["job"])
+    trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
+    group = TorchGroup()
+    run = TrainRun(job, trial, micro_batch_size=config["micro_batch_size"], group=group)
+    checkpoint = checkpoint_of(job, trial.key)
+    start = began(checkpoint)
+    for progress in attempt(run, _Read(checkpoint.uri) if group.rank else checkpoint):
+        ray.train.report({**result(trial.key, progress, job, run.device), "began": start})
+
+
+@dataclass(frozen=True)
+class _Read(Place):
+    """A checkpoint that another worker writes."""
+
+    @override
+    def write(self, content: bytes) -> None:
+        """Leave it to the first."""
+
+
+def _cause(error: Exception) -> Exception:
+    """What the first of the failed workers raised; the failure itself where nothing is known."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    raised = [failure for failure in failures.values() if isinstance(failure, AttemptError)]
+    return next(iter(raised or failures.values()), error)
