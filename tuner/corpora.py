@@ -2,8 +2,6 @@
 disk, copied once to each. Needs no torch.
 """
 
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from data.loader import Loader, held_out
 from data.prepare import prepare
 from tuner.backends.contract import Job, Published
 from tuner.config import Sweep
-from tuner.storage import Place
+from tuner.storage import Place, own_folder
 
 FOLDER = "corpora"
 
@@ -72,8 +70,7 @@ def on_this_node(job: Job) -> Job:
     if job.published is None:
         return job
     place = job.published.place
-    cache = Path(tempfile.gettempdir()) / f"isoflop-{os.getuid()}" / FOLDER
-    target = cache / str(place).rpartition("/")[2]
+    target = own_folder() / FOLDER / str(place).rpartition("/")[2]
     with alone_at(target):
         if not target.exists():
             with building(target) as folder:

@@ -5,6 +5,7 @@ Credentials come from the environment or the machine's role. Needs no ray.
 """
 
 import os
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,11 @@ from urllib.parse import urlsplit, urlunsplit
 from pyarrow import ArrowInvalid, fs
 
 from tuner.config import ConfigError
+
+
+def own_folder() -> Path:
+    """Where this machine keeps copies of what others hold."""
+    return Path(tempfile.gettempdir()) / f"isoflop-{os.getuid()}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class Place:
         """What lies in this folder under `name`."""
         parts = urlsplit(self.uri)
         return type(self)(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}")))
+
+    @property
+    def beside(self) -> Path:
+        """The folder that this one lies in; of object storage, one of this machine's own."""
+        return own_folder() if self.is_remote else Path(self.uri).parent
 
     def __str__(self) -> str:
         """The address without its options."""

@@ -23,7 +23,7 @@ class ApiRun(InstantRun):
     def __init__(self, job: Job, trial: Trial) -> None:
         super().__init__(trial)
         self.api = job.sweep.api
-        self.client = Client(self.api, job.checkpoints.parent / "api")
+        self.client = Client(self.api, job.checkpoints.beside / "api")
 
     @property
     def device(self) -> str:
