@@ -59,6 +59,8 @@ class InterruptedSweepError(Exception):
 
 TENSORBOARD = "tensorboard"
 """Folder within a sweep's, for `tensorboard --logdir`."""
+NOTHING = 2.0**20
+"""Bytes that a trial asks for whose workers ask for the rest: Ray wants some request."""
 PENDING = 8
 """Trials that wait for a slot of somebody else's Ray: what its autoscaler sees and starts machines
 for. With Ray's own default of 1 a cluster grows by one machine at a time."""

@@ -7,6 +7,7 @@ import ray
 from tuner import plan, sweep
 from tuner.config import ConfigError, parse
 from tuner.sections import Resources
+from tuner.slot import Slot
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -73,16 +74,15 @@ def test_a_batch_that_cannot_be_shared_is_told():
 
 
 def test_sizes_that_fit_on_no_number_of_devices_are_told():
-    from tuner.slot import Slot
-
     asked = parse({"name": "s", "budgets": [1e15], "resources": {"devices": "auto"}}, place="")
     with pytest.raises(ConfigError, match="take it off the ladder"):
         plan.check_memory(asked, plan.plan(asked), 256, Slot(memory=1e6))
 
 
-def test_a_trial_on_several_devices_asks_for_nothing_itself():
+def test_a_trial_on_several_devices_asks_for_nothing_itself(monkeypatch):
     resources = Resources(devices=2, gpus_per_trial=1.0)
-    share = sweep._share({"devices": 2}, resources, slotted=False)
-    assert share.required_resources == {}
-    share = sweep._share({"devices": 1}, resources, slotted=True)
+    monkeypatch.setattr(sweep.ray, "cluster_resources", lambda: {"slot": 2.0})
+    share = sweep._share({"devices": 2}, resources, Slot())
+    assert set(share.required_resources) == {"memory", "slot"}
+    share = sweep._share({"devices": 1}, resources, Slot())
     assert share.required_resources == {"CPU": 1.0, "GPU": 1.0, "slot": 1.0}
