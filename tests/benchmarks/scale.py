@@ -36,7 +36,7 @@ GPU = 4e14
 
 
 def sweep_of(trials: int, slots: int) -> Sweep:
-    """Five budgets over two decades, seven sizes each, as in `paper.toml`; rates make up the number.
+    """Five budgets over two decades, seven sizes each, as in `paper.toml`; rates fill it up.
 
     Nothing is pruned or added, so that the number of trials is what is asked.
     """
