@@ -4,6 +4,7 @@ python -m pytest -m hosts tests/cluster        # root, some minutes, what hosts.
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ REAL = {
     "search": {"trials": 3, "sampler": "qmc", "warm_start": False, "extend": False},
     "pruning": {"enabled": False}, "cap": {"flops": 1e13},
 }  # fmt: skip
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
 DASHBOARD = 18265 + os.getpid() % 500
 
 
@@ -71,7 +73,7 @@ class Laptop:
         )  # fmt: skip
         self.said.append(f"$ ray {' '.join(words)}   # {time.monotonic() - began:.0f} s")
         assert done.returncode == 0, f"{self.said[-1]}\n{done.stdout}"
-        return done.stdout
+        return COLORS.sub("", done.stdout)
 
     def on_head(self, command):
         return self.ray("exec", str(self.yaml), command)
