@@ -148,7 +148,7 @@ def test_a_real_sweep_survives_a_machine_and_its_table_is_any_machine_s(hosts, l
     command = "isoflop run /mnt/shared/real.toml --yes --address auto --dir /root/runs/real "
     command += "--storage /mnt/shared"
     laptop.ray("job", "submit", *job, "--no-wait", "--submission-id", "real", "--", "bash", "-ic",
-               f"'{command}'")  # fmt: skip
+               command)  # fmt: skip
     wait_for(laptop, 4)
     hosts.all[2].kill()
     said = laptop.ray("job", "logs", *job, "--follow", "real", within=1200)
