@@ -6,9 +6,10 @@ from cluster.service import configuration
 from cluster.service.configuration import Configuration
 from cluster.service.records import Answer, Run
 from cluster.service.state import State
+from model.progress import Progress
 from tuner.attempt import attempt, began
 from tuner.backends import contract
-from tuner.backends.contract import OutOfMemoryError
+from tuner.backends.contract import FinalError, OutOfMemoryError
 from tuner.slot import Slot
 from tuner.space import Trial
 from tuner.storage import Place
@@ -33,11 +34,19 @@ def answer(state: State, slot: Slot, asked: Configuration, attempts: int) -> Ans
         try:
             run = contract.start(job, trial, attempt=attempts, micro_batch_size=micro_batch_size)
             reports = list(attempt(run, Place.of(state.checkpoint(asked))) if trains else run)
-            return Answer(loss=reports[-1].loss, by=run.device)
+            return _answer(trial, reports[-1], run.device)
         except OutOfMemoryError as error:
             if error.micro_batch_size == 1:
                 raise
             micro_batch_size = error.micro_batch_size // 2
+
+
+def _answer(trial: Trial, last: Progress, by: str) -> Answer:
+    if last.diverged:  # its loss is a stand-in, which no client could tell from a measured one
+        raise FinalError(
+            f"the training diverged by step {last.step} of {trial.steps}; lower learning_rate"
+        )
+    return Answer(loss=last.loss, by=by)
 
 
 def trial_of(state: State, asked: Configuration) -> Trial:

@@ -7,7 +7,16 @@ import requests
 from serving import COURSE, KEY, running, serving, settings_of
 
 from cluster.service.state import prepare
+from model.progress import DIVERGED_LOSS, Progress
+from tuner.backends import contract
 from tuner.config import ConfigError
+
+
+class Diverges(list):
+    """A run that reports what it holds."""
+
+    device = "nothing"
+
 
 WAITS = {"learning_rate": 6e-4, "seconds_per_trial": 0.3}
 
@@ -83,6 +92,22 @@ def test_some_attempts_that_die_cost_nobody_anything(tmp_path):
             asked = COURSE | {"d_model": width}
             assert call("GET", url, "loss", params=asked).status_code == 200
         assert call("GET", url, "total_flops_used").json() == 20 * 10**16
+
+
+def test_a_training_that_diverged_is_refused_with_no_loss(tmp_path, monkeypatch):
+    def diverged(*_, **__):
+        return [Progress(
+            step=3, tokens=1, flops=1, flops_evaluation=0, loss=DIVERGED_LOSS, loss_se=0.0,
+            train_loss=DIVERGED_LOSS, learning_rate=1e-3, seconds=1.0, final=True, diverged=True,
+        )]  # fmt: skip
+
+    monkeypatch.setattr(contract, "start", lambda *_, **__: Diverges(diverged()))
+    with serving(tmp_path) as (url, _):
+        refused = call("GET", url, "loss", params=COURSE)
+        assert refused.status_code == 404
+        assert refused.json()["message"].startswith("the training diverged by step 3 of ")
+        assert call("GET", url, "budget").json()["left"] == 2e18
+        assert call("GET", url, "previous_runs").json() == {"previous_runs": []}
 
 
 def test_a_run_in_flight_goes_on_after_a_restart(tmp_path):
