@@ -29,6 +29,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = threading.RLock()
+        path.touch(mode=0o600)  # its secret signs sessions; SQLite gives its log the same mode
         self._db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         # FULL, not NORMAL: what was answered to somebody must outlive a power cut.
@@ -75,7 +76,11 @@ class Ledger:
             raise ValueError("that name or that key is there already") from None
 
     def ensure_key(self, name: str, key: str) -> None:
-        """Let `key` ask under `name` or one that is like it; nothing if it may already."""
+        """Let `key` ask under `name` or one that is like it; nothing if it may already.
+
+        Raises:
+            ValueError: the key was revoked.
+        """
         known = self.keys()
         if matching(self.secret, key, known) is None:
             taken = {other.name for other in known}
@@ -320,10 +325,10 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            finally:  # a disk that is full may fail the commit, too, or have rolled back itself
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
 
 _UNKNOWN_RUN = "this key has no such run"

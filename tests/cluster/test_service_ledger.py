@@ -59,6 +59,37 @@ def test_flops_are_reserved_then_charged(ledger):
     assert ledger.run(run.id).loss == 3.5
 
 
+def test_nobody_else_on_the_machine_reads_it(ledger):
+    accept(ledger, ASKED)
+    files = list(ledger.path.parent.glob("service.db*"))
+    assert len(files) == 3  # SQLite's log lies beside it
+    assert not any(file.stat().st_mode & 0o077 for file in files)
+
+
+def test_a_commit_that_fails_changes_nothing_and_blocks_nobody(ledger):
+    class Full:
+        """A disk that is full at the first commit."""
+
+        def __init__(self, db):
+            self.db, self.full = db, True
+
+        def execute(self, text, *values):
+            if text == "COMMIT" and self.full:
+                self.full = False
+                raise sqlite3.OperationalError("database or disk is full")
+            return self.db.execute(text, *values)
+
+        def __getattr__(self, name):
+            return getattr(self.db, name)
+
+    ledger._db = Full(ledger._db)
+    with pytest.raises(sqlite3.OperationalError, match="is full"):
+        accept(ledger, ASKED)
+    assert balance(ledger) == (0, 0)
+    accept(ledger, ASKED)
+    assert balance(ledger) == (0, 10**16)
+
+
 def test_what_fails_for_our_fault_is_given_back_and_may_be_asked_anew(ledger):
     run = accept(ledger, ASKED)
     ledger.refund(run, "failed", "the machine burned")
