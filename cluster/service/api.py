@@ -47,6 +47,7 @@ def build(state: State, *, replicas: int = 1) -> FastAPI:
         summary="What loss does this model reach with this compute?",
         default_response_class=Json,
         lifespan=lifespan,
+        docs_url=None,  # its script would come from the internet: page.py has one of ours
         redoc_url=None,
     )
     app.add_middleware(BodyLimit, at_most=state.settings.limits.body)

@@ -1,4 +1,4 @@
-"""The page for people: budget, runs with their state, loss against size. It needs no JavaScript.
+"""The pages for people: budget, runs, loss against size; every address. They need no JavaScript.
 
 A key is given once, in a form; what the browser keeps is a token that does not tell it, in a cookie
 no script can read.
@@ -35,12 +35,13 @@ HEADERS = {
 
 
 def add(app: FastAPI, desk: Desk) -> None:
-    """Give `app` its page."""
+    """Give `app` its pages."""
     environment = Environment(
         loader=PackageLoader("cluster.service"), undefined=StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     template = environment.get_template("page.html.jinja")
+    description = environment.get_template("docs.html.jinja")
 
     def shown(key: Key | None, *, refusal: str = "", status: int = 200) -> Response:
         content = {} if key is None else _content(desk, key)
@@ -48,7 +49,7 @@ def add(app: FastAPI, desk: Desk) -> None:
         return HTMLResponse(text, status, headers=HEADERS)
 
     @app.get("/", include_in_schema=False)
-    async def page(request: Request) -> Response:
+    def page(request: Request) -> Response:  # not async: a thread draws, others are answered
         return shown(desk.visitor(request.cookies.get(COOKIE, "")))
 
     @app.post("/login", include_in_schema=False)
@@ -71,6 +72,10 @@ def add(app: FastAPI, desk: Desk) -> None:
         response = RedirectResponse("/", 303, headers=HEADERS)
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(description.render(api=app.openapi()), headers=HEADERS)
 
 
 def _content(desk: Desk, key: Key) -> dict[str, Any]:

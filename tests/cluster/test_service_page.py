@@ -3,13 +3,16 @@
 import os
 import re
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 from serving import COURSE, KEY, serving
 
 from cluster.service import keys
+from cluster.service import page as page_module
 from cluster.service.chart import Dot, chart
 from cluster.service.keys import session, session_key
 
@@ -88,6 +91,38 @@ def test_who_logs_out_or_is_revoked_or_forged_is_a_stranger(service):
     for token in ("", "1", "1.9999999999", "1.9999999999." + "0" * 64, "é.é.é", "..", "x" * 5000):
         forged = requests.get(url, headers={"Cookie": f"session={token}".encode()}, timeout=60)
         assert 'action="/login"' in forged.text
+
+
+def test_while_a_page_is_drawn_others_are_answered(service, monkeypatch):
+    url, _ = service
+    begun, over, draw = threading.Event(), threading.Event(), chart
+
+    def slow(dots):
+        begun.set()
+        assert over.wait(60)
+        return draw(dots)
+
+    monkeypatch.setattr(page_module.chart, "chart", slow)
+    with ThreadPoolExecutor(1) as pool:
+        page = pool.submit(logged_in, url)
+        assert begun.wait(60)
+        try:
+            assert requests.get(f"{url}/health", timeout=10).ok
+        finally:
+            over.set()
+        assert "<table>" in page.result()[1].text
+
+
+def test_the_description_needs_nothing_from_elsewhere(service):
+    page = requests.get(f"{service[0]}/docs", timeout=60)
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|<script""", page.text)
+    described = requests.get(f"{service[0]}/openapi.json", timeout=60).json()
+    for path, methods in described["paths"].items():
+        assert all(f"<code>{method.upper()} {path}</code>" in page.text for method in methods)
+    for told in ("learning_rate", "train_flops", "X-API-Key", "api_key", "PreviousRuns"):
+        assert told.lower() in page.text.lower()
+    anchors = set(re.findall(r'href="#(\w+)"', page.text))
+    assert anchors <= set(re.findall(r'id="(\w+)"', page.text))
 
 
 def test_a_session_ends(service, monkeypatch):
