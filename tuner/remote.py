@@ -22,6 +22,13 @@ PAUSES = (1.0, 60.0)
 """First and longest pause before a lost connection is tried again, s; each is twice the last."""
 
 
+LOST = (
+    requests.ConnectionError, requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,  # lost in the middle of an answer
+)  # fmt: skip
+UNKNOWN_KEY = "Invalid API key"
+
+
 class UnreachableError(Exception):
     """The service could not be reached for as long as it was tried."""
 
@@ -79,23 +86,31 @@ class Client:
         return loss
 
     def _get(self, address: str, parameters: dict[str, Any]) -> requests.Response:
-        """The response of a service that was reached; only what is lost on the way is repeated."""
-        began, pause = time.monotonic(), PAUSES[0]
+        """The response of a service that was reached.
+
+        What is lost on the way is repeated, and what was asked too soon (429): both cost nothing.
+        """
+        # Pauses alone count: a connection that held while the service trained was no loss.
+        waited, pause = 0.0, PAUSES[0]
         while True:
+            late = waited + pause > self.api.patience
             try:
-                return requests.get(
+                response = requests.get(
                     f"{self.api.base_url.rstrip('/')}/{address}",
                     params={**parameters, "api_key": key(self.api)},
                     timeout=(CONNECT_SECONDS, self.api.timeout),
                 )
-            except (requests.ConnectionError, requests.Timeout) as error:
+                if late or response.status_code != requests.codes.too_many:
+                    return response
+            except LOST as error:
                 # Not the error's own text: it holds the address, and that the key.
-                if time.monotonic() - began + pause > self.api.patience:
+                if late:
                     raise UnreachableError(
                         f"{self.api.base_url}: no answer in {self.api.patience:g} s "
                         f"({type(error).__name__})"
                     ) from None
             time.sleep(pause)
+            waited += pause
             pause = min(2 * pause, PAUSES[1])
 
 
@@ -129,6 +144,8 @@ def _loss(response: requests.Response) -> float:
         told = None
     said = told if isinstance(told, dict) else {}
     message = said.get("message") or said.get("detail") or response.reason
+    if UNKNOWN_KEY in str(message):  # what follows is the key, and messages are kept
+        message = f"{UNKNOWN_KEY}; look at api.key_file"
     if response.status_code >= 500 or response.status_code == 429:
         raise BrokenError(f"the service answered {response.status_code}: {message}")
     # The course's service sent some refusals with status 200.

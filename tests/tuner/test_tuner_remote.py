@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
 from serving import KEY, serving
 
 from tuner import remote, simulate
@@ -35,14 +36,19 @@ def client_of(folder, url, **options):
 
 @contextmanager
 def service(*replies):
-    """One that answers as told, the last for ever; a reply of None hangs up."""
+    """One that answers as told, the last for ever.
+
+    A reply of None hangs up, a number of seconds first waits as long.
+    """
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
             reply = replies[min(len(asked), len(replies)) - 1]
-            if reply is None:
+            if isinstance(reply, float):
+                time.sleep(reply)
+            if not isinstance(reply, tuple):
                 self.connection.close()
                 return
             status, content = reply
@@ -86,6 +92,43 @@ def test_a_lost_connection_is_tried_again(tmp_path):
         assert len(asked) == 3
 
 
+def test_patience_begins_when_the_connection_is_lost(tmp_path):
+    with service(0.5, (200, '{"loss": 3.5}')) as (url, asked):
+        assert client_of(tmp_path, url, patience=0.2).loss(QUERY) == 3.5
+        assert len(asked) == 2
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(tmp_path, monkeypatch):
+    broken, get = [requests.exceptions.ChunkedEncodingError("broke off")], requests.get
+
+    def once(*arguments, **options):
+        if broken:
+            raise broken.pop()
+        return get(*arguments, **options)
+
+    monkeypatch.setattr(requests, "get", once)
+    with service((200, '{"loss": 3.5}')) as (url, _):
+        assert client_of(tmp_path, url).loss(QUERY) == 3.5
+
+
+def test_who_asks_too_often_waits(tmp_path):
+    with service((429, "{}"), (429, "{}"), (200, '{"loss": 3.5}')) as (url, asked):
+        assert client_of(tmp_path, url).loss(QUERY) == 3.5
+        assert len(asked) == 3
+    with service((429, "{}")) as (url, _), pytest.raises(BrokenError, match="429: Too Many"):
+        client_of(tmp_path, url, patience=0.1).loss(QUERY)
+
+
+def test_a_key_that_is_not_known_is_told_without_it(tmp_path):
+    told = r"Invalid API key; look at api\.key_file"
+    with (
+        serving(tmp_path / "s", keys=("another",)) as (url, _),
+        pytest.raises(RefusedError, match=told) as caught,
+    ):
+        client_of(tmp_path, url).loss(QUERY)
+    assert "AAAA" not in str(caught.value)
+
+
 def test_an_answer_that_is_late_is_asked_for_again(tmp_path):
     with serving(tmp_path / "s", law={"learning_rate": 6e-4, "seconds_per_trial": 0.5}) as (url, _):
         client = client_of(tmp_path, url, timeout=0.1)
@@ -111,7 +154,6 @@ def test_no_service_is_told_without_the_key(tmp_path):
         ((422, '{"message": "budget"}'), RefusedError, r"refused \(422\): budget"),
         ((200, '{"message": "Invalid API key"}'), RefusedError, "Invalid API key"),
         ((503, '{"message": "failed"}'), BrokenError, "503: failed"),
-        ((429, "{}"), BrokenError, "429: Too Many Requests"),
         ((500, "<html>"), BrokenError, "500: Internal Server Error"),
         ((200, "<html>"), BrokenError, "no loss: <html>"),
         ((200, '{"loss": NaN}'), BrokenError, "no loss"),
