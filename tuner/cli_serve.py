@@ -52,7 +52,10 @@ def serve(
     from cluster.service.address import check_free
     from cluster.service.settings import load
     from cluster.service.state import prepare
+    from tuner.config import ConfigError
 
+    if key is not None and not key:
+        raise ConfigError("--key: is empty; leave it out, or name one")
     laid = [*(settings or ()), *([f'backend="{backend}"'] if backend else [])]
     laid += [f"budget={budget!r}"] if budget else []
     loaded = load(config, laid)
@@ -60,7 +63,10 @@ def serve(
     state = prepare(loaded, folder)
     ledger = state.ledger()
     if key is not None:
-        ledger.ensure_key("trial", key)
+        try:
+            ledger.ensure_key("trial", key)
+        except ValueError:
+            raise ConfigError("--key: was revoked; name another") from None
     if not ledger.keys():
         talk.print(f"nobody has a key: isoflop serve keys add NAME --dir {folder}", markup=False)
     ledger.close()

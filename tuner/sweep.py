@@ -221,7 +221,7 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     try:
         if own:
-            _check_room(sweep)
+            check_room(sweep)
         yield
     finally:
         ray.shutdown()
@@ -238,7 +238,7 @@ def _machine(resources: Resources) -> dict[str, Any]:
     }
 
 
-def _check_room(sweep: Sweep) -> None:
+def check_room(sweep: Sweep) -> None:
     """Refuse a trial that this machine can never start: Ray would wait for one that can."""
     room, resources = ray.cluster_resources(), sweep.resources
     asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}

@@ -76,9 +76,13 @@ def run(
     """Serve until a signal comes; yields the base URL once it answers.
 
     Raises:
-        ConfigError: another process serves this folder.
+        ConfigError: another process serves this folder, or this machine can never start a run.
     """
     with _alone(state.folder), _ray(address):
+        if state.settings.backend == "train" and address is None:
+            from tuner.sweep import check_room  # noqa: PLC0415  laws and records need no optuna
+
+            check_room(state.settings.sweep)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(
             proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port)

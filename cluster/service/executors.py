@@ -102,12 +102,13 @@ class RayTasks:
 
 
 def _slot(state: State, find: Callable[[], Slot]) -> Slot:
-    """How runs are computed: found once a service, where they will run."""
+    """How runs are computed: found once a service and kind of device, where they will run."""
     ledger = state.ledger()
-    text = ledger.fact(SLOT)
+    name = f"{SLOT} on a GPU" if state.settings.resources.gpus_per_trial else SLOT
+    text = ledger.fact(name)
     if text is None:
         text = find().to_json()
-        ledger.write_fact(SLOT, text)
+        ledger.write_fact(name, text)
     ledger.close()
     return Slot.from_json(text)
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import requests
 from course_client import CourseClient
-from serving import COURSE, KEY, serving
+from serving import COURSE, KEY, serving, settings_of
 from typer.testing import CliRunner
 
 from cluster.service import work
@@ -144,11 +145,43 @@ def test_keys_are_added_listed_and_revoked(tmp_path):
         assert refused.json()["message"].startswith("Invalid API key provided")
 
 
+def test_a_key_that_was_revoked_is_not_let_in_again(tmp_path, port):
+    keys(tmp_path, "add", "ada", "--key", "k")
+    keys(tmp_path, "revoke", "ada")
+    command = ["serve", "--dir", str(tmp_path), "--key", "k", "--port", str(port)]
+    with pytest.raises(ConfigError, match="--key: was revoked; name another"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ray.serve, as it is loaded
+def test_a_run_that_this_machine_can_never_start_is_told(tmp_path, monkeypatch):
+    from cluster.service import deploy
+
+    state = prepare(settings_of(), tmp_path)
+    wants = settings_of(backend="train", resources={"gpus_per_trial": 1})
+    monkeypatch.setattr(deploy.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(deploy.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(deploy.serve, "start", lambda **_: pytest.fail("it was started"))
+    with pytest.raises(ConfigError, match=r"gpus_per_trial = 1: this machine has 0"):
+        next(deploy.run(replace(state, settings=wants), host="127.0.0.1", port=1, replicas=1))
+
+
+def test_a_gpu_is_not_used_as_the_cpu_was(tmp_path):
+    from cluster.service.executors import _slot
+
+    state = prepare(settings_of(), tmp_path)
+    gpu = replace(state, settings=settings_of(resources={"gpus_per_trial": 1}))
+    found = [_slot(made, lambda m=memory: Slot(memory=m)).memory
+             for made, memory in ((state, 1.0), (gpu, 2.0), (state, 3.0), (gpu, 4.0))]  # fmt: skip
+    assert found == [1.0, 2.0, 1.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["keys", "revoke", "nobody"], "nobody: no key of that name is in use"),
         (["keys", "add", "x", "--key", ""], "--key: is empty; leave it out for a random one"),
+        (["--key", ""], "--key: is empty; leave it out, or name one"),
         (["--config", "none.toml"], "none.toml: no such file. Ready ones are course and cpu"),
         (["-s", "limits.queud=3"], "course.toml: unknown key `limits.queud`. Did you mean"),
         (["--backend", "replay"], "course.toml: replay.table: missing. Add it"),
