@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -243,7 +244,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.ledger = Ledger(self.folder / f"{id(self)}.db")
+        self.ledger = Ledger(self.folder / f"{uuid.uuid4().hex}.db")
         for number in range(2):
             self.ledger.add_key(f"k{number}", f"secret {number}")
         self.answered = [{}, {}]  # by key, what was told to a client
