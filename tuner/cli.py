@@ -250,7 +250,13 @@ def doctor(as_json: AsJson = False) -> None:
     with busy("looking, and training a moment"):
         checks, measured = examine()
     if measured is not None:
-        measured.write(measured_file())
+        try:
+            measured.write(measured_file())
+        except OSError as error:
+            talk.print(
+                f"{measured_file()}: {error.strerror}; plans will guess: set XDG_CACHE_HOME to a "
+                "folder that can be written to", markup=False, soft_wrap=True,
+            )  # fmt: skip
     if as_json:
         print_json({check.name: check.to_dict() for check in checks})
     else:

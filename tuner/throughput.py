@@ -39,7 +39,7 @@ class Measured:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """What `write` wrote; None if it never did.
+        """What `write` wrote; None if it never did, or it may not be read.
 
         Raises:
             ConfigError: it is something else.
@@ -48,7 +48,7 @@ class Measured:
             fields: dict[str, Any] = json.loads(path.read_text())
             points = {int(width): float(rate) for width, rate in fields["points"].items()}
             return cls(**(fields | {"points": points}))
-        except FileNotFoundError:
+        except OSError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ConfigError(

@@ -4,12 +4,15 @@ import json
 import math
 
 import pytest
+from typer.testing import CliRunner
 
 from data.bounds import most_tokens
 from model.memory import USABLE, training_bytes
-from tuner import plan, refusals, simulate, space, status
+from tuner import doctor, plan, refusals, simulate, space, status
+from tuner.cli import app
 from tuner.config import BudgetError, ConfigError, parse
 from tuner.ledger import END, Ledger
+from tuner.terminal import measured_file
 from tuner.throughput import UTILIZATION, Measured, Throughput, known
 
 HERE = Measured(
@@ -70,6 +73,16 @@ def test_hours_follow_from_the_speed_of_each_size():
     assert counted.budgets[0].hours * 3600 == pytest.approx(2 * 3e10 / 1e10 + 2 * 3e10 / 4e10)
     assert counted.budgets[0].hours_expected < counted.budgets[0].hours
     assert counted.hours == pytest.approx(sum(b.hours for b in counted.budgets) * 1.05)
+
+
+def test_a_cache_that_may_not_be_read_or_written_is_only_a_note(tmp_path, monkeypatch):
+    (tmp_path / "isoflop").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "examine", lambda: ([], HERE))
+    assert Measured.read(measured_file()) is None
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0
+    assert "set XDG_CACHE_HOME" in result.stderr
 
 
 def test_the_doctor_s_file_is_kept_and_a_broken_one_told_of(tmp_path):
