@@ -84,7 +84,10 @@ def mirrored(folder: Path, place: Place | None) -> Iterator[None]:
         while not over.wait(EVERY):
             try:
                 mirror.copy()
-            except OSError as error:  # storage may come back; what it misses is on this disk
+            except (
+                OSError,
+                sqlite3.Error,
+            ) as error:  # storage may come back; what it misses is on this disk
                 print(f"isoflop: {place}: {error}; trying again", file=sys.stderr)
 
     thread = threading.Thread(target=copy_now_and_then, daemon=True)

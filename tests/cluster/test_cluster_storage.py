@@ -4,6 +4,7 @@ import pickle
 import shutil
 import sqlite3
 import tempfile
+import time
 
 import pytest
 from pyarrow import fs
@@ -153,7 +154,8 @@ def test_only_what_changed_is_copied(place, tmp_path, monkeypatch):
     kept.copy()
 
 
-def test_storage_that_is_away_for_a_while_ends_no_sweep(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("trouble", [OSError("no route"), sqlite3.OperationalError("no route")])
+def test_storage_that_is_away_for_a_while_ends_no_sweep(tmp_path, monkeypatch, capsys, trouble):
     monkeypatch.setattr(mirror, "EVERY", 0.01)
     place = Place.of(tmp_path / "storage")
     away = [True]
@@ -162,15 +164,17 @@ def test_storage_that_is_away_for_a_while_ends_no_sweep(tmp_path, monkeypatch, c
     def sometimes(self, file):
         if away[0]:
             away[0] = False
-            raise OSError("no route")
+            raise trouble
         upload(self, file)
 
     monkeypatch.setattr(Place, "upload", sometimes)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "log.txt").write_text("line")
     with mirror.mirrored(tmp_path / "folder", place):
-        while (place / "log.txt").read() is None:
-            pass
+        end = time.monotonic() + 10
+        while (place / "log.txt").read() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (place / "log.txt").read() == b"line"
     assert "no route; trying again" in capsys.readouterr().err
 
 
