@@ -160,8 +160,11 @@ class Engine:
             return False
         trial = self.trial(record)
         seen = self.ledger.last(key)
-        if seen is not None and progress.step < seen.step:
-            return self._repeats(record, trial, seen, seen.step if began is None else began)
+        if seen is not None and progress.step <= seen.step:
+            paid = self._repeats(record, trial, seen, seen.step if began is None else began)
+            # The last report seen is judged again: a kill may have come before its verdict.
+            if not paid or progress.step < seen.step:
+                return paid
         self.ledger.report(key, progress, device)
         self.meter.book(key)
         verdict = _ended(trial, progress) or self._stopped(trial, progress)

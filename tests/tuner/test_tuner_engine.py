@@ -535,6 +535,25 @@ def test_work_repeated_without_its_checkpoint_is_charged(small, tmp_path, room):
         assert record.reason.startswith("cap: its checkpoint is gone")
 
 
+@pytest.mark.parametrize("known", [1, 2])
+def test_training_anew_to_the_only_report_is_charged_too(small, tmp_path, known):
+    sweep = small(budgets=[1e13], pruning={"enabled": False}, search={"trials": 1})
+    engine = engine_in(sweep, tmp_path)
+    engine.cap = 3e13
+    trial = engine.ask()
+    reports = start(engine, trial, tmp_path)
+    seen = [next(reports) for _ in range(known)]
+    for progress in seen:
+        engine.report(trial.key, progress, {}, began=0)
+    engine.fail(trial.key, "its node is gone")
+    engine.ask()
+    before = engine.ledger.record(trial.key).charged
+    for _ in range(2):  # told twice, it is charged once
+        for progress in seen:
+            assert engine.report(trial.key, progress, {}, began=0)
+    assert engine.ledger.record(trial.key).charged - before == seen[-1].flops
+
+
 @pytest.mark.parametrize("sampler", ["grid", "qmc"])
 def test_designed_rates_are_tried_as_designed(small, tmp_path, sampler):
     sweep = small(budgets=[1e13], search={"sampler": sampler, "trials": 3, "extend": False})
