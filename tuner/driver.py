@@ -149,7 +149,7 @@ class _Lives(Callback):
         self._silent: dict[str, float] = {}
         self._looked = 0.0
         self._losses = Losses()
-        self._doubtful: dict[str, tuple[float, str]] = {}
+        self._doubtful: list[tuple[str, float, str]] = []
 
     def on_trial_start(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
@@ -181,16 +181,17 @@ class _Lives(Callback):
         reason = _reason(error) if seconds is None else f"it hung: no report for {seconds:.0f} s"
         cause = error.cause if isinstance(error, RayTaskError) else None
         if cause is None and seconds is None and self._losses.possible:
-            self._doubtful[key] = time.monotonic(), reason
+            self._doubtful.append((key, time.monotonic(), reason))
             cause = NodeLostError(reason)
         self.driver.engine.fail(key, reason, cause)
 
     def _judge(self) -> None:
-        """Blame trials for deaths that no machine's loss explains."""
-        for key, (died, reason) in list(self._doubtful.items()):
+        """Blame trials for deaths that no machine's loss explains, each of them."""
+        for death in self._doubtful.copy():
+            key, died, reason = death
             explained = self._losses.explain(died)
             if explained is not None:
-                del self._doubtful[key]
+                self._doubtful.remove(death)
             if explained is False:
                 self.driver.engine.blame(key, reason)
 

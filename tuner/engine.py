@@ -232,13 +232,15 @@ class Engine:
             reason: why, as far as is known.
             error: what the attempt raised, if it raised anything. After one that ran out of memory
                 there is one attempt at half its micro-batch; after a final one there is none. One
-                whose machine was taken away counts as no death.
+                whose machine was taken away counts as no death, but ends one that had them all.
         """
         record = self.ledger.record(key)
         if record.status != "running":
             return
         self._lose(record, reason)
         if isinstance(error, NodeLostError):
+            if self.ledger.deaths(key) >= self.sweep.resources.max_attempts:
+                self._end(record, "failed", reason)  # blamed while it ran again
             return
         if _is_final(record, error):
             self._end(record, "failed", reason)

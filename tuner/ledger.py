@@ -200,8 +200,7 @@ class Ledger:
     def count_death(self, key: str) -> int:
         """One more attempt died by itself; how many have."""
         self._db.execute("UPDATE trials SET deaths = deaths + 1 WHERE key = ?", (key,))
-        row = self._db.execute("SELECT deaths FROM trials WHERE key = ?", (key,)).fetchone()
-        return row["deaths"]
+        return self.deaths(key)
 
     def limit(self, key: str, micro_batch_size: int) -> None:
         """Let further attempts compute at most so many sequences at once."""
@@ -268,6 +267,11 @@ class Ledger:
             "SELECT progress FROM reports WHERE key = ? ORDER BY step", (key,)
         ).fetchall()
         return [Progress(**json.loads(text)) for (text,) in rows]
+
+    def deaths(self, key: str) -> int:
+        """Attempts of a trial that died by themselves."""
+        row = self._db.execute("SELECT deaths FROM trials WHERE key = ?", (key,)).fetchone()
+        return row["deaths"]
 
     def last(self, key: str) -> Progress | None:
         """A trial's latest report, or None."""

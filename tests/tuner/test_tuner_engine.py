@@ -1,19 +1,23 @@
 """The engine on a law, in simulated time: what it decides, and that nothing it decided is lost."""
 
+import math
 import random
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from driving import drive, engine_in, provenance, start, table
 
-from tuner import plan, simulate, soundness, space
+from tuner import driver, plan, simulate, soundness, space
 from tuner.backends import contract
 from tuner.backends.contract import Job, OutOfMemoryError
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.meter import Meter
+from tuner.nodes import GRACE, Losses
 from tuner.question import Setting
 from tuner.search import Studies
 from tuner.storage import Place
@@ -485,6 +489,31 @@ def test_hope_waits_for_what_runs(small, tmp_path):
     for progress in start(engine, good, tmp_path):
         engine.report(good.key, progress, {})
     assert not isinstance(engine.ask(), Nothing)
+
+
+def test_a_trial_that_crashes_on_a_cluster_is_given_up(small, tmp_path, monkeypatch):
+    """Dying faster than a lost machine is noticed, it must not be let off forever."""
+    now = [0.0]
+    monkeypatch.setattr(driver, "Losses", lambda: Losses.__new__(Losses))
+    monkeypatch.setattr(Losses, "look", lambda self: None)
+    monkeypatch.setattr(Losses, "possible", True)
+    monkeypatch.setattr(Losses, "_last", -math.inf, raising=False)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    engine = engine_in(small(resources={"max_attempts": 3}, cap={"flops": 1e17}), tmp_path)
+    lives = driver.Driver(engine, None).lives
+    trial = engine.ask()
+    lives.driver.keys["ray's"] = trial.key
+    died = SimpleNamespace(trial_id="ray's", pickled_error_file=None)
+    for _ in range(20):
+        now[0] += 5  # a worker starts and dies
+        lives.on_trial_error(0, [], died)
+        if engine.ledger.record(trial.key).status == "failed":
+            break
+        assert engine.ask() == trial
+        lives.on_step_end(0, [])
+    record = engine.ledger.record(trial.key)
+    assert (record.status, record.reason) == ("failed", "its worker died")
+    assert record.attempts <= 3 + 2 + GRACE / 5
 
 
 def test_interruptions_of_the_sweep_are_no_deaths_of_a_trial(small, tmp_path):
