@@ -516,6 +516,27 @@ def test_a_trial_that_crashes_on_a_cluster_is_given_up(small, tmp_path, monkeypa
     assert record.attempts <= 3 + 2 + GRACE / 5
 
 
+def test_a_service_may_take_as_long_as_its_client_waits(small, tmp_path):
+    """Answers from its record are instant, so the sweep's own speed says nothing of a training."""
+    now = [0.0]
+    sweep = small(
+        backend="api", budgets=[1e13], resources={"flops_per_second": 1e12},
+        api={"timeout": 5000.0, "patience": 500.0, "key_file": "key"},
+        search={"sampler": "qmc", "warm_start": False, "extend": False, "repeats": 0},
+        pruning={"rungs": []},
+    )  # fmt: skip
+    engine = engine_in(sweep, tmp_path, clock=lambda: now[0])
+    quick, slow = engine.ask(), engine.ask()
+    engine.begin(quick.key)
+    engine.begin(slow.key)
+    now[0] = 1.0
+    engine.meter.book(quick.key)
+    now[0] = 5499.0
+    assert slow.key not in engine.silent()
+    now[0] = 5501.0
+    assert slow.key in engine.silent()
+
+
 def test_interruptions_of_the_sweep_are_no_deaths_of_a_trial(small, tmp_path):
     sweep = small(resources={"max_attempts": 2}, cap={"flops": 1e17})
     trial = engine_in(sweep, tmp_path).ask()
