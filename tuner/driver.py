@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from model.memory import TooLargeError
 from tuner import space
 from tuner.attempt import checkpoint_of
 from tuner.backends.contract import Job, NodeLostError
@@ -46,11 +47,14 @@ class Driver(Unsaved):
         self.lives = _Lives(self)
 
     def devices(self, trial: space.Trial) -> int:
-        """How many train it together."""
+        """How many train it together; one, to say so, where it fits on no number of them."""
         if self.job.sweep.backend != "train":
             return 1
         resources = self.job.sweep.resources
-        return self.job.slot.split(trial.shape, trial.batch_size, resources).devices
+        try:
+            return self.job.slot.split(trial.shape, trial.batch_size, resources).devices
+        except TooLargeError:
+            return 1
 
     @property
     def is_full(self) -> bool:

@@ -18,7 +18,7 @@ from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
 from tuner.config import ConfigError, Sweep
 from tuner.events import EventFile
-from tuner.probing import find
+from tuner.probing import find, peaks
 from tuner.reports import affordable, report_steps
 from tuner.sections import NAMED_SIZES, Explore
 from tuner.slot import Slot
@@ -119,8 +119,11 @@ def _slot(task: Task) -> Slot:
     """What it is trained on and how: found the first time, kept when it is taken up elsewhere."""
     path = task.folder / SLOT
     if not path.exists():
-        corpus = task.corpus
-        path.write_text(find(task.sweep, corpus.vocab_size, corpus.folder).to_json())
+        sweep, corpus = task.sweep, task.corpus
+        found = find(sweep, corpus.vocab_size, corpus.folder)
+        if sweep.resources.gpus_per_trial:  # a processor's decides nothing, and takes a second
+            found = replace(found, peaks=peaks(sweep, found.speed))
+        path.write_text(found.to_json())
     return Slot.from_json(path.read_text())
 
 

@@ -27,6 +27,7 @@ from ray.tune import (
 from ray.tune.experiment import Trial as RayTrial
 
 from data.corpus import Corpus
+from data.errors import CorpusError
 from tuner import corpora, nodes, plan, space, status, throughput, trainable
 from tuner import provenance as provenances
 from tuner import slot as slots
@@ -302,7 +303,7 @@ def _probed(job: Job) -> list[Slot]:
     try:
         return ray.get([probe.options(resources=place).remote(job) for place in places])
     except RayTaskError as error:
-        if isinstance(error.cause, ConfigError):
+        if isinstance(error.cause, ConfigError | CorpusError):
             raise error.cause from None
         raise
 

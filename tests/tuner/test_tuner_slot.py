@@ -1,16 +1,25 @@
 """How trials compute is chosen once a sweep, and everything after it keeps to the choice."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from ray.exceptions import RayTaskError
 
 import model.probe
+from data.errors import CorpusError
+from model.execution import Execution
 from model.memory import USABLE, training_bytes
 from model.speed import Speed
-from tuner import corpora, plan, probing, slot, space
+from tuner import corpora, driver, plan, probing, slot, space
+from tuner import sweep as sweeps
+from tuner.backends import contract, train
 from tuner.config import ConfigError, parse
+from tuner.engine import Engine
 from tuner.ledger import Ledger
+from tuner.question import Question
+from tuner.search import Studies
 from tuner.slot import Slot
 
 
@@ -51,6 +60,54 @@ def test_where_nothing_is_faster_nothing_is_trained(text, corpus, monkeypatch):
     found = probing.find(sweep_of(text), 256, corpus)
     assert (found.speed.dtype, found.speed.why) == ("float32", "nothing to choose")
     assert 0 < found.memory < 1e15
+
+
+def test_kernels_are_chosen_by_the_sweep_s_peaks_not_the_worker_s(text):
+    resources = {"gpus_per_trial": 1}
+    job = contract.Job(
+        sweep=sweep_of(text, resources=resources), vocab_size=256, corpus=None, checkpoints=None
+    )
+    asked = Question(budget=1e8, size=(1, 16), learning_rate=0.01, number=0, seed=0)
+    trial = replace(space.trial(job.sweep, asked, 256), steps=10**9)
+    on_gpu = Execution(device="cuda")
+
+    def chosen(**peaks):
+        found = replace(job, slot=Slot(peaks=peaks))
+        execution = train._with_kernels(on_gpu, found, trial, trial.batch_size)
+        return execution.compiled, execution.captured
+
+    assert chosen() == (False, False)  # while the slot is being found: no device is asked
+    assert chosen(H100=989e12) == (True, True)
+    assert chosen(slow=1e7, H100=989e12) == chosen(slow=1e7) == (True, False)
+
+
+def test_a_size_too_large_for_its_slot_fails_in_its_worker_not_in_the_driver(
+    text, tmp_path, monkeypatch
+):
+    """A warm start may go beyond the sizes that were checked; an error here would end the sweep."""
+    asked = sweep_of(text)
+    job = contract.Job(
+        sweep=asked, vocab_size=256, corpus=None, checkpoints=None, slot=Slot(memory=1e4)
+    )
+    monkeypatch.setattr(driver, "Losses", lambda: None)  # asks Ray
+    ledger, studies = Ledger(tmp_path / "ledger.db"), Studies(asked, None, 256)
+    engine = Engine(asked, ledger, studies, cap=1e12)
+    assert driver.Driver(engine, job).searcher.suggest("ray's")["devices"] == 1
+    ledger.close()
+
+
+@pytest.mark.parametrize("cause", [ConfigError("no GPU here"), CorpusError("half a corpus")])
+def test_what_the_probe_meets_is_told_without_its_traceback(text, monkeypatch, cause):
+    probe = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda job: job))
+
+    def get(asked):
+        raise RayTaskError("find_slot", "Traceback of another machine", cause).as_instanceof_cause()
+
+    monkeypatch.setattr(sweeps.ray, "remote", lambda **_: lambda function: probe)
+    monkeypatch.setattr(sweeps.ray, "get", get)
+    with pytest.raises(type(cause)) as raised:
+        sweeps._probed(SimpleNamespace(sweep=sweep_of(text)))
+    assert str(raised.value) == str(cause)
 
 
 def test_a_faster_dtype_is_tried_on_the_sweep_s_own_corpus(text, corpus, units, monkeypatch):
@@ -119,8 +176,6 @@ def test_sizes_that_no_slot_holds_are_all_refused(text):
 
 @pytest.mark.ray
 def test_a_sweep_goes_on_elsewhere_as_it_began(local_ray, text, tmp_path, monkeypatch):
-    from tuner import sweep as sweeps
-
     def machine(dtype):
         """Pretend that trials of this dtype are fastest here."""
         found = Slot(speed=Speed(dtype=dtype), memory=1e10, peaks={})

@@ -15,7 +15,6 @@ from model.device import device_name, memory_bytes
 from model.execution import Execution
 from model.memory import TooLargeError, divisors
 from model.parallel import Group
-from model.peak import peak_flops
 from model.progress import Progress
 from model.recipe import Recipe
 from model.shape import CountedShape
@@ -201,14 +200,16 @@ def _with_kernels(execution: Execution, job: Job, trial: Trial, share: int) -> E
     """`execution`, the shipped decoder compiled or captured where that pays.
 
     The plain decoder's gradient on a CPU is faster written out than compiled, and somebody's own
-    module may compile itself.
+    module may compile itself. Of several kinds of GPU the slowest decides, for all workers alike.
     """
-    speed, shape = job.slot.speed, trial.shape
+    speed, shape, peaks = job.slot.speed, trial.shape, job.slot.peaks.values()
     cpu = execution.device == "cpu"
     plain = shape.plain and not job.sweep.training.dropout
     if isinstance(shape, CountedShape) or (cpu and plain and not execution.recompute):
         return execution
-    speeds = payoff.cpu(speed.threads) if cpu else payoff.gpu(peak_flops(speed.dtype, "cuda", 0.3))
+    if not (cpu or peaks):  # while the slot is being found
+        return execution
+    speeds = payoff.cpu(speed.threads) if cpu else payoff.gpu(min(peaks))
     asked = shape, share, execution.parts(share)
     return replace(
         execution,
