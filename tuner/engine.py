@@ -222,7 +222,7 @@ class Engine:
         """Seconds without a report after which a trial hangs."""
         if self.sweep.resources.silence is not None:
             return self.sweep.resources.silence
-        if self.sweep.backend == "api":  # its client waits no longer, and asked anew it waits again
+        if self.sweep.backend == "api":  # its client gives up by itself
             return self.sweep.api.timeout + self.sweep.api.patience
         return max(LEAST_PATIENCE, PATIENCE * self.meter.takes(self._next_report(record)))
 
