@@ -51,6 +51,7 @@ def local_ray(tmp_path_factory):
     import ray
 
     ray.init(
+        "local",
         num_cpus=2,
         num_gpus=1,
         include_dashboard=False,

@@ -111,7 +111,7 @@ def test_as_many_as_share_a_gpu_run_at_once(local_ray, small):
         return True
 
     resources = small(resources={"gpus_per_trial": 1, "cpus_per_trial": 0.25}).resources
-    share = sweeps._share(resources, Slot(trials_per_gpu=3))
+    share = sweeps._share({"devices": 1}, resources, Slot(trials_per_gpu=3)).required_resources
     meeting = Meeting.remote()
     one = meet.options(num_cpus=share["CPU"], num_gpus=share["GPU"])
     assert ray.get([one.remote(meeting, 3) for _ in range(3)], timeout=120) == [True] * 3
