@@ -23,7 +23,7 @@ from tuner.config import parse
 pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.slow]
 
 REAL = {
-    "name": "real", "budgets": [1e9, 1e10],
+    "name": "real", "budgets": [3e9, 1e10],
     "data": {"source": "python-stdlib", "max_bytes": 4_000_000, "held_out_tokens": 8192},
     "shapes": {"ladder": [[1, 8], [1, 16], [1, 24], [1, 32]]},
     "search": {"trials": 3, "sampler": "qmc", "warm_start": False, "extend": False},
@@ -149,7 +149,7 @@ def test_a_real_sweep_survives_a_machine_and_its_table_is_any_machine_s(hosts, l
     command += "--storage /mnt/shared"
     laptop.ray("job", "submit", *job, "--no-wait", "--submission-id", "real", "--", "bash", "-ic",
                command)  # fmt: skip
-    wait_for(laptop, 4)
+    wait_for(laptop, 4, job)
     hosts.all[2].kill()
     said = laptop.ray("job", "logs", *job, "--follow", "real", within=1200)
     assert "SUCCEEDED" in laptop.ray("job", "status", *job, "real"), said
@@ -172,9 +172,12 @@ def test_a_real_sweep_survives_a_machine_and_its_table_is_any_machine_s(hosts, l
     nodes.shutdown()
 
 
-def wait_for(laptop, ended):
+def wait_for(laptop, ended, job):
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
+        assert "FAILED" not in laptop.ray("job", "status", *job, "real"), laptop.ray(
+            "job", "logs", *job, "real"
+        )
         said = laptop.on_head("isoflop status /root/runs/real --json 2>/dev/null || true")
         text = said[said.find("{") : said.rfind("}") + 1]
         if text and yaml.safe_load(text)["ended"] >= ended:
