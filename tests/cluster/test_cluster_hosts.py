@@ -152,7 +152,7 @@ def test_a_real_sweep_survives_a_machine_and_its_table_is_any_machine_s(hosts, l
     wait_for(laptop, 4, job)
     hosts.all[2].kill()
     said = laptop.ray("job", "logs", *job, "--follow", "real", within=1200)
-    assert "SUCCEEDED" in laptop.ray("job", "status", *job, "real"), said
+    assert "Job 'real' succeeded" in laptop.ray("job", "status", *job, "real"), said
     forward.terminate()
     forward.wait()
 
@@ -175,7 +175,7 @@ def test_a_real_sweep_survives_a_machine_and_its_table_is_any_machine_s(hosts, l
 def wait_for(laptop, ended, job):
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
-        assert "FAILED" not in laptop.ray("job", "status", *job, "real"), laptop.ray(
+        assert "Job 'real' failed" not in laptop.ray("job", "status", *job, "real"), laptop.ray(
             "job", "logs", *job, "real"
         )
         said = laptop.on_head("isoflop status /root/runs/real --json 2>/dev/null || true")
