@@ -154,7 +154,7 @@ def test_a_real_sweep_survives_a_machine_and_its_table_is_any_machine_s(hosts, l
     said = laptop.ray("job", "logs", *job, "--follow", "real", within=1200)
     assert "Job 'real' succeeded" in laptop.ray("job", "status", *job, "real"), said
     forward.terminate()
-    forward.wait()
+    forward.communicate()
 
     home = tmp_path / "home"
     home.mkdir()
