@@ -120,7 +120,7 @@ def _check_options(tokenizer: str, held_out_share: float, max_bytes: int | None)
 
 
 def _folder_name(source: str, tokenizer: str, request: dict[str, Any]) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{source[-40:]} {tokenizer}".lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{Path(source).name[-40:]} {tokenizer}".lower()).strip("-")
     return f"{slug}-{fingerprint(json.dumps(request, sort_keys=True).encode())[:8]}"
 
 

@@ -48,9 +48,9 @@ class Driver(Unsaved):
 
     def devices(self, trial: space.Trial) -> int:
         """How many train it together; one, to say so, where it fits on no number of them."""
-        if self.job.sweep.backend != "train":
+        if self.engine.sweep.backend != "train":
             return 1
-        resources = self.job.sweep.resources
+        resources = self.engine.sweep.resources
         try:
             return self.job.slot.split(trial.shape, trial.batch_size, resources).devices
         except TooLargeError:

@@ -24,12 +24,12 @@ class Losses:
     """When machines of the cluster were lost, as far as Ray has noticed."""
 
     def __init__(self) -> None:
-        self._alive = _alive()
+        self._alive: set[str] = set()
         self._last = -math.inf
 
     @property
     def possible(self) -> bool:
-        """There are, or were, other machines than this one."""
+        """There are, or were, other machines than this one, when last looked."""
         return len(self._alive) > 1 or not math.isinf(self._last)
 
     def look(self) -> None:

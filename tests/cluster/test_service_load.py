@@ -72,6 +72,9 @@ def test_whoever_hangs_up_leaves_the_run_alive(tmp_path):
         assert run["attempts"] == 1
 
 
+LOST = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+"""A service that is gone before it answers, or in the middle."""
+
 SERVER = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
@@ -97,7 +100,7 @@ def test_killed_under_load_nothing_is_lost_or_charged_twice(tmp_path, request):
         while not over.is_set():
             try:
                 response = client.loss(**COURSE | {"d_model": 64 + number})
-            except requests.ConnectionError:
+            except LOST:
                 time.sleep(0.05)  # asked again: it may or may not have been accepted
                 continue
             assert response.status_code == 200, response.text
@@ -146,7 +149,7 @@ def _wait_until(condition):
 def _answers(url):
     try:
         return requests.get(f"{url}/health", timeout=5).ok
-    except requests.ConnectionError:
+    except LOST:
         return False
 
 
