@@ -1,6 +1,7 @@
 """Verbs of the training API: `serve`, and `serve keys add|list|revoke`."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +60,7 @@ def serve(
     laid = [*(settings or ()), *([f'backend="{backend}"'] if backend else [])]
     laid += [f"budget={budget!r}"] if budget else []
     loaded = load(config, laid)
-    check_free(host, port)
+    check_free(host, port, say=partial(talk.print, markup=False))
     state = prepare(loaded, folder)
     ledger = state.ledger()
     if key is not None:

@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from course_client import CourseClient
 from serving import COURSE, KEY, serving, settings_of
 from typer.testing import CliRunner
 
-from cluster.service import work
+from cluster.service import address, work
 from cluster.service.configuration import Configuration
 from cluster.service.settings import load
 from cluster.service.state import prepare
@@ -85,7 +87,6 @@ def port(tmp_path):
         return int(url.rpartition(":")[2])
 
 
-@pytest.mark.xfail(reason="failed once on a loaded machine, cause not found; passed before")
 @pytest.mark.ray
 @pytest.mark.slow
 def test_it_trains_is_killed_goes_on_and_tells_nobody_the_key(text, tmp_path, port):
@@ -197,9 +198,33 @@ def test_wrong_keys_and_settings_are_told_in_a_line(tmp_path, arguments, told):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_port_that_is_taken_is_a_mistake(tmp_path):
+def test_a_port_that_is_taken_is_a_mistake(tmp_path, monkeypatch):
+    monkeypatch.setattr(address, "PATIENCE", 0.3)
     with serving(tmp_path / "first") as (url, _):
         port = url.rpartition(":")[2]
         command = ["serve", "--port", port, "--dir", str(tmp_path / "second"), "--key", "k"]
         with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: cannot be listened on"):
             CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_a_port_that_a_killed_service_still_holds_is_waited_for():
+    said = []
+    with socket.socket() as left:
+        left.bind(("127.0.0.1", 0))
+        left.listen()
+        port = left.getsockname()[1]
+        closing = threading.Timer(0.3, left.close)
+        closing.start()
+        address.check_free("127.0.0.1", port, say=said.append)
+        closing.join()
+    assert said == [
+        f"127.0.0.1:{port} is taken; a service that was killed gives it back in seconds: "
+        "waiting up to 30 s"
+    ]
+
+
+def test_an_address_of_another_machine_is_refused_at_once():
+    with pytest.raises(
+        ConfigError, match=r"192\.0\.2\.1:8000: cannot be listened on \(Cannot assign"
+    ):
+        address.check_free("192.0.2.1", 8000, say=pytest.fail)
