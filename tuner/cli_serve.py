@@ -1,6 +1,5 @@
 """Verbs of the training API: `serve`, and `serve keys add|list|revoke`."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,8 +70,6 @@ def serve(
     if not ledger.keys():
         talk.print(f"nobody has a key: isoflop serve keys add NAME --dir {folder}", markup=False)
     ledger.close()
-    # A fifth less processor time a request: tests/benchmarks/serve.py. Serve reads it when loaded.
-    os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
     from cluster.service import deploy  # takes seconds: mistakes are told before
 
     for url in deploy.run(state, host=host, port=port, replicas=replicas, address=address):

@@ -38,13 +38,28 @@ def check_free(host: str, port: int, *, say: Callable[[str], None]) -> None:
         time.sleep(LOOK_EVERY)
 
 
+def shared_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens beside others of the same address: the kernel shares connections out.
+
+    Only for processes of one service: what `check_free` found.
+    """
+    made = socket.socket(_family(host))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind((host, port))
+    return made
+
+
 def _refused(host: str, port: int) -> OSError | None:
     """Why nothing could listen there; None if something could."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family) as tried:
+        with socket.socket(_family(host)) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind((host, port))
     except OSError as error:
         return error
     return None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -4,20 +4,22 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from fastapi import FastAPI
+import uvicorn
 from filelock import FileLock, Timeout
 from ray import serve
 from ray.serve.api import RunTarget
-from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.config import ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from cluster.service import api
+from cluster.service.address import shared_socket
 from cluster.service.executors import RayTasks, Threads
 from cluster.service.runner import Runner
 from cluster.service.state import State
@@ -25,8 +27,8 @@ from tuner.config import ConfigError
 
 HEAD = {"node:__internal_head__": 0.001}
 """Where the ledger's file lies: SQLite's log is shared memory of one machine."""
-AT_ONCE = 10_000
-"""Requests that a replica holds: each that waits for a training is one."""
+LEAVING = 2
+"""Seconds that requests have to end when the service does; whoever waits asks again for nothing."""
 
 
 class Trainer:
@@ -47,25 +49,58 @@ class Trainer:
             raise RuntimeError("the runner stopped") from self.runner.error
 
 
-def deploy(state: State, *, replicas: int = 1) -> None:
+class Front:
+    """One of the processes that answer requests; each listens itself, all at one address.
+
+    Through Serve's proxy a request took nine times the processor time.
+    """
+
+    def __init__(self, state: State, replicas: int, host: str, port: int) -> None:
+        listening = shared_socket(host, port)
+        self.server = uvicorn.Server(
+            uvicorn.Config(
+                api.build(state, replicas=replicas), log_level="warning", access_log=False,
+                ws="none", proxy_headers=False, server_header=False,
+                timeout_graceful_shutdown=LEAVING,
+            )
+        )  # fmt: skip
+        self.thread = threading.Thread(
+            target=self.server.run, args=([listening],), name="front", daemon=True
+        )
+        self.thread.start()
+        while not self.server.started:
+            self.check_health()
+            time.sleep(0.01)
+
+    def check_health(self) -> None:
+        """Let Serve start another where this one has ceased to listen.
+
+        Raises:
+            RuntimeError: it has.
+        """
+        if not self.thread.is_alive():
+            raise RuntimeError("the server stopped")
+
+    def __del__(self) -> None:
+        """Answer who still waits, and leave."""
+        self.server.should_exit = True
+        self.thread.join(LEAVING + 1)
+
+
+def deploy(state: State, *, replicas: int, host: str, port: int) -> None:
     """Put the service on the Ray that runs; returns when it answers."""
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     actor = {"num_cpus": 0, "resources": HEAD}
-
-    def front() -> FastAPI:
-        return api.build(state, replicas=replicas)
-
     answering = serve.deployment(
-        name="front", num_replicas=replicas, max_ongoing_requests=AT_ONCE,
-        ray_actor_options=actor, logging_config=quiet,
-    )(serve.ingress(front)())  # fmt: skip
+        name="front", num_replicas=replicas, ray_actor_options=actor, logging_config=quiet
+    )(Front)
     training = serve.deployment(
         name="trainer", num_replicas=1, ray_actor_options=actor, logging_config=quiet
     )(Trainer)
     serve.run_many(
         [
             RunTarget(training.bind(state), name="trainer", route_prefix=None),
-            RunTarget(answering.bind(), name="front", route_prefix="/"),
+            RunTarget(answering.bind(state, replicas, host, port), name="front", route_prefix=None),
         ]
     )
 
@@ -84,10 +119,8 @@ def run(
 
             check_room(state.settings.sweep)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port)
-        )
-        deploy(state, replicas=replicas)
+        serve.start(proxy_location=ProxyLocation.Disabled)
+        deploy(state, replicas=replicas, host=host, port=port)
         over = _signaled()
         yield f"http://{host}:{port}"
         while not over.wait(1):

@@ -2,12 +2,13 @@
 
     python tests/benchmarks/serve.py [--seconds 600] [--kills 20] [--plain-kills 20]     [--quick]
 
-Cached answers of the `law` backend are asked over kept connections from this process, first of the
-plain application (uvicorn, without Ray) as the reference, then of `isoflop serve` on Ray Serve;
-memory is that of the whole process tree, taken after the first tenth and at the end. Then servers
-are killed at random moments while six clients ask new configurations; after a restart the total
-must be the sum of all answered runs, each charged once, and nothing that a client was told may be
-missing. All traffic stays on 127.0.0.1.
+Cached answers of the `law` backend are asked over kept connections from this process: of the plain
+application (uvicorn, without Ray) and of an application of Ray Serve that answers one and the same
+thing, as references, and of `isoflop serve`; memory is that of the whole process tree, taken after
+the first tenth and at the end. Then servers are killed at random moments while six clients ask new
+configurations; after a restart the total must be the sum of all answered runs, each charged once,
+and nothing that a client was told may be missing. All traffic stays on
+127.0.0.1.
 """
 
 import argparse
@@ -49,15 +50,41 @@ law = {{"learning_rate": 6e-4, "seconds_per_trial": float(sys.argv[3])}}
 with serving(Path(sys.argv[1]), port=int(sys.argv[2]), law=law, budget=1e30):
     time.sleep(86400)
 """
+ECHO = """
+import logging, sys, time
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+app = FastAPI()
+@app.get("/health")
+@app.get("/loss")
+async def loss(): return {"loss": 3.5, "total_flops_used": 10**16}
+@serve.deployment(
+    max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0},
+    logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+)
+@serve.ingress(app)
+class Echo: pass
+ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+serve.start(
+    proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(port=int(sys.argv[2]))
+)
+serve.run(Echo.bind())
+time.sleep(86400)
+"""
+KINDS = ("uvicorn", "serve_echo", "isoflop_serve")
 
 
 class Server:
-    """A service in a process of its own, on Ray Serve or plain."""
+    """A service in a process of its own: `isoflop serve`, or what it is compared with."""
 
-    def __init__(self, folder: Path, port: int, *, plain: bool, law_seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, port: int, *, kind: str, law_seconds: float = 0.0) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-c", PLAIN, str(folder), str(port), str(law_seconds)]
-        if not plain:
+        code = PLAIN if kind == "uvicorn" else ECHO
+        command = [sys.executable, "-c", code, str(folder), str(port), str(law_seconds)]
+        if kind == "isoflop_serve":
             law = f"law={{learning_rate=6e-4,seconds_per_trial={law_seconds}}}"
             command = [
                 sys.executable, "-m", "tuner.cli", "serve", "--key", KEY, "--dir", str(folder),
@@ -171,7 +198,7 @@ def measured(server: Server, seconds: float) -> dict[str, float]:
 # --- kills
 
 
-def killed(folder: Path, kills: int, rng: random.Random, *, plain: bool) -> dict[str, int]:
+def killed(folder: Path, kills: int, rng: random.Random, *, kind: str) -> dict[str, int]:
     """Kill a server so many times under load, and hold the books against what clients were told."""
     port, told, over = free_port(), {}, threading.Event()
 
@@ -198,10 +225,10 @@ def killed(folder: Path, kills: int, rng: random.Random, *, plain: bool) -> dict
         clients = [pool.submit(client, number) for number in range(CLIENTS)]
         try:
             for _ in range(kills):
-                server = Server(folder, port, plain=plain, law_seconds=0.05)
+                server = Server(folder, port, kind=kind, law_seconds=0.05)
                 time.sleep(rng.uniform(0.2, 3))
                 server.kill()
-            server = Server(folder, port, plain=plain, law_seconds=0.05)
+            server = Server(folder, port, kind=kind, law_seconds=0.05)
         finally:
             over.set()
         for one in clients:
@@ -226,7 +253,7 @@ def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600, help="of load, on each server")
-    parser.add_argument("--kills", type=int, default=20, help="of Ray Serve")
+    parser.add_argument("--kills", type=int, default=20, help="of `isoflop serve`")
     parser.add_argument("--plain-kills", type=int, default=20, help="of the plain application")
     parser.add_argument("--quick", action="store_true", help="under two minutes on two quiet cores")
     asked = parser.parse_args()
@@ -235,21 +262,27 @@ def main() -> None:
         seconds, kills, plain = 10.0, 1, 2
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
-        for name in ("uvicorn", "ray_serve") if seconds else ():
-            server = Server(Path(place) / name, free_port(), plain=name == "uvicorn")
+        for name in KINDS if seconds else ():
+            server = Server(Path(place) / name, free_port(), kind=name)
             try:
-                share = seconds if name == "ray_serve" else min(30, seconds)
+                share = seconds if name == "isoflop_serve" else min(30, seconds)
                 found[name] = measured(server, share)
             finally:
                 server.end()
         if seconds:
-            rates = [found[name]["requests_per_second"] for name in ("ray_serve", "uvicorn")]
-            found["ratio_vs_uvicorn"] = round(rates[0] / rates[1], 3)
+            ours = found["isoflop_serve"]
+            for name in KINDS[:2]:
+                found[f"speed_vs_{name}"] = round(
+                    ours["requests_per_second"] / found[name]["requests_per_second"], 3
+                )
+                found[f"cpu_vs_{name}"] = round(
+                    ours["cpu_ms_per_request"] / found[name]["cpu_ms_per_request"], 3
+                )
         rng = random.Random(0)
-        for name, count in (("killed_plain", plain), ("killed_ray_serve", kills)):
+        for kind, count in (("uvicorn", plain), ("isoflop_serve", kills)):
             if count:
-                folder = Path(place) / name
-                found[name] = killed(folder, count, rng, plain=name == "killed_plain")
+                folder = Path(place) / f"killed_{kind}"
+                found[f"killed_{kind}"] = killed(folder, count, rng, kind=kind)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}"
     print(json.dumps(found | {"machine": machine, "commit": commit()}))
 
