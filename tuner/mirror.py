@@ -82,13 +82,7 @@ def mirrored(folder: Path, place: Place | None) -> Iterator[None]:
 
     def copy_now_and_then() -> None:
         while not over.wait(EVERY):
-            try:
-                mirror.copy()
-            except (
-                OSError,
-                sqlite3.Error,
-            ) as error:  # storage may come back; what it misses is on this disk
-                print(f"isoflop: {place}: {error}; trying again", file=sys.stderr)
+            _tried(mirror, "trying again")
 
     thread = threading.Thread(target=copy_now_and_then, daemon=True)
     thread.start()
@@ -97,4 +91,12 @@ def mirrored(folder: Path, place: Place | None) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        _tried(mirror, f"what it lacks is in {folder} alone")
+
+
+def _tried(mirror: Mirror, otherwise: str) -> None:
+    """Copy; say so where it fails: storage may come back, and what it misses is on this disk."""
+    try:
         mirror.copy()
+    except (OSError, sqlite3.Error) as error:
+        print(f"isoflop: {mirror.place}: {error}; {otherwise}", file=sys.stderr)

@@ -6,7 +6,10 @@ Credentials come from the environment or the machine's role. Needs no ray.
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -84,19 +87,17 @@ class Place:
 
     def read(self) -> bytes | None:
         """What the file holds; None if there is none."""
-        system, path = self.opened
         try:
-            with system.open_input_stream(path) as file:
+            with self._reached() as (system, path), system.open_input_stream(path) as file:
                 return file.read()
         except FileNotFoundError:
             return None
 
     def write(self, content: bytes) -> None:
         """Write the file, whole or not at all."""
-        if self.is_remote:  # an object is there once its upload is complete
-            system, path = self.opened
-            with system.open_output_stream(path) as file:
-                file.write(content)
+        if self.is_remote:
+            with self._reached() as (system, path):
+                _put(system, path, content)
             return
         path = Path(self.uri)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,23 +110,55 @@ class Place:
 
     def remove(self) -> None:
         """Remove the file, if it is there."""
-        system, path = self.opened
         try:
-            system.delete_file(path)
+            with self._reached() as (system, path):
+                system.delete_file(path)
         except FileNotFoundError:
             return
 
     def upload(self, file: Path) -> None:
         """Copy a file of this machine here."""
-        system, path = self.opened
         if not self.is_remote:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(str(file.absolute()), path, destination_filesystem=system)
+            Path(self.uri).parent.mkdir(parents=True, exist_ok=True)
+        with self._reached() as (system, path):
+            fs.copy_files(str(file.absolute()), path, destination_filesystem=system)
 
     def download(self, file: Path) -> bool:
         """Copy what is here to a file of this machine; False if there is nothing."""
-        system, path = self.opened
-        if system.get_file_info(path).type != fs.FileType.File:
-            return False
-        fs.copy_files(path, str(file.absolute()), source_filesystem=system)
+        with self._reached() as (system, path):
+            if system.get_file_info(path).type != fs.FileType.File:
+                return False
+            fs.copy_files(path, str(file.absolute()), source_filesystem=system)
         return True
+
+    @contextmanager
+    def _reached(self) -> Iterator[tuple[fs.FileSystem, str]]:
+        """The file system, and the path in it; whatever goes wrong there is an `OSError`.
+
+        Clients of object storage raise what they like: botocore's errors, aiohttp's, pyarrow's.
+        """
+        try:
+            yield self.opened
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{self}: {type(error).__name__}: {error}") from error
+
+
+def _put(system: fs.FileSystem, path: str, content: bytes) -> None:
+    """Write an object, whole or not at all: one that is closed halfway would be published."""
+    stood = _stamp(system, path)
+    file = system.open_output_stream(path)
+    try:
+        with file:
+            file.write(content)
+    except BaseException:
+        if _stamp(system, path) != stood:
+            system.delete_file(path)
+        raise
+
+
+def _stamp(system: fs.FileSystem, path: str) -> tuple[int | None, datetime | None]:
+    """Size and time of a file; another once it is written to."""
+    found = system.get_file_info(path)
+    return found.size, found.mtime

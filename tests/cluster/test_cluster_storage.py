@@ -7,7 +7,8 @@ import tempfile
 import time
 
 import pytest
-from pyarrow import fs
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from pyarrow import ArrowInvalid, fs
 
 from data.corpus import Corpus
 from data.errors import CorpusError
@@ -176,6 +177,61 @@ def test_storage_that_is_away_for_a_while_ends_no_sweep(tmp_path, monkeypatch, c
             time.sleep(0.01)
         assert (place / "log.txt").read() == b"line"
     assert "no route; trying again" in capsys.readouterr().err
+
+
+def test_a_last_copy_that_fails_hides_nothing(tmp_path, monkeypatch, capsys):
+    def away(*_, **__):
+        raise ArrowInvalid("no route")  # a ValueError: pyarrow's, as of a client of storage
+
+    monkeypatch.setattr(fs, "copy_files", away)
+    (tmp_path / "log.txt").write_text("line")
+    place = Place.of("memory://away")
+    with pytest.raises(KeyError, match="the cause"), mirror.mirrored(tmp_path, place):
+        raise KeyError("the cause")
+    told = capsys.readouterr().err
+    assert "memory://away" in told
+    assert f"no route; what it lacks is in {tmp_path} alone" in told
+
+
+class ClientError(Exception):
+    """As botocore has it: no OSError."""
+
+
+@pytest.mark.parametrize(
+    ("method", "refuses"), [("read", "_open"), ("write", "_open"), ("remove", "rm")]
+)
+def test_whatever_a_client_of_storage_raises_is_an_oserror_with_its_place(
+    monkeypatch, method, refuses
+):
+    def refused(*_, **__):
+        raise ClientError("SlowDown")
+
+    file = Place.of("memory://busy") / "file"
+    file.write(b"kept")
+    monkeypatch.setattr(MemoryFileSystem, refuses, refused)
+    with pytest.raises(OSError, match="memory://busy/file: ClientError: SlowDown"):
+        getattr(file, method)(*([b"new"] if method == "write" else []))
+
+
+def test_an_object_whose_writing_breaks_off_is_not_published(monkeypatch):
+    file = Place.of("memory://broken") / "file"
+    file.write(b"kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "_open", lambda *_, **__: 1 / 0)
+        with pytest.raises(OSError, match="division by zero"):
+            file.write(b"never begun")
+    assert file.read() == b"kept"
+
+    whole = MemoryFile.write
+
+    def half(self, content):
+        whole(self, content[: len(content) // 2])
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(MemoryFile, "write", half)
+    with pytest.raises(OSError, match="connection reset"):
+        file.write(b"a checkpoint of many bytes")
+    assert file.read() is None
 
 
 def test_a_mirror_holds_a_whole_database(place, tmp_path):
