@@ -5,7 +5,8 @@ of input. Here every shape has a code object of its own, so a process that train
 turn compiles each of them once and never falls back.
 """
 
-import shutil
+import random
+import warnings
 from collections.abc import Callable, Hashable
 from functools import cache
 from types import FunctionType
@@ -13,24 +14,46 @@ from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._triton import has_triton
 
 from model.headloss import Part, of_part
 from model.transformer import BasicsTransformerLM
 
 BACKEND = "inductor"
+FAILURES = (RuntimeError, OSError)
+"""What a compiler that is missing or broken ends in; torch wraps most causes in the first."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Call = Callable[[nn.Module, Tensor], Tensor]
+Gradient = Callable[[Tensor], Tensor]
+"""Tokens (batch_size, context_length + 1) to their mean loss, nat/token; the gradient is left in
+the optimizer's buffer."""
 
 
-def compiler_here(device: torch.device) -> bool:
-    """Whether `torch.compile` has what it needs for `device`: a C++ compiler, on a GPU Triton."""
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cc", "gcc")):
-        return False
-    return device.type == "cpu" or has_triton()
+def complaint(device: str) -> str:
+    """Why `torch.compile` is of no use on `device`; empty where it works, which takes seconds.
+
+    It is tried: a compiler may be there without Python's headers, or Triton without a compiler.
+    """
+    # A length of its own each time, so that no cache answers for a compiler that is gone.
+    length = random.SystemRandom().randrange(1 << 10, 1 << 20)
+    x = torch.ones(length, device=device, requires_grad=True)
+    try:
+        _compiled(_tried, length)(x).backward()
+    except FAILURES as error:
+        return _told(error)
+    return ""
+
+
+def _tried(x: Tensor) -> Tensor:
+    return (x.sin() * x).sum()
+
+
+def _told(error: BaseException) -> str:
+    """An error's kind and first paragraph: torch's advice on its own options is in the others."""
+    first, *_ = str(error).strip().split("\n\n")
+    return f"{type(error).__name__}: {' '.join(first.split())}"
 
 
 def trunk(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -69,6 +92,37 @@ def _compiled(function: Callable[P, R], key: Hashable) -> Callable[P, R]:
     return cast("Callable[P, R]", torch.compile(own, dynamic=False, backend=BACKEND))
 
 
+class OrPlain:
+    """A compiled gradient, or a plain one from the first call on if compiling fails there.
+
+    An error that is not the compiler's comes again from the plain one.
+    """
+
+    def __init__(self, compiled: Gradient, plain: Callable[[], Gradient]) -> None:
+        self.gradient = compiled
+        self.plain = plain
+        self.tried = False
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See `Gradient`."""
+        if self.tried:
+            return self.gradient(tokens)
+        try:
+            loss = self.gradient(tokens)
+        except torch.OutOfMemoryError:
+            raise
+        except FAILURES as error:
+            warnings.warn(
+                f"torch.compile fails here, training goes on without it ({_told(error)})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.gradient = self.plain()
+            loss = self.gradient(tokens)
+        self.tried = True
+        return loss
+
+
 class Captured:
     """A gradient recorded as one CUDA graph at its first call, and replayed.
 
@@ -76,12 +130,12 @@ class Captured:
     random numbers. The loss it returns is overwritten by the next call.
     """
 
-    def __init__(self, gradient: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, gradient: Gradient) -> None:
         self.gradient = gradient
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """See `model.gradient.Gradient`."""
+        """See `Gradient`."""
         if self.graph is None:
             self._capture(tokens)
         assert self.graph is not None

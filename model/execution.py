@@ -25,7 +25,7 @@ class Execution:
     sharded: bool = False
     """Split weights, gradients and moments over the group that trains (`model.sharded`)."""
     compiled: bool = False
-    """Let `torch.compile` have the model, where it has what it needs: see `model.payoff`."""
+    """Let `torch.compile` have the model; where that fails, a warning, and it trains without."""
     captured: bool = False
     """Replay the gradient as a CUDA graph, on a GPU where it draws no random numbers."""
 

@@ -1,6 +1,5 @@
 """A batch's mean loss and its gradient, by the fastest way that model, device and dtype allow."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -14,10 +13,11 @@ from model.backprop import Backprop, derived
 from model.compiling import (
     Call,
     Captured,
+    Gradient,
+    OrPlain,
     compiled_part,
     compiled_trunk,
     compiled_whole,
-    compiler_here,
     trunk,
     whole,
 )
@@ -27,10 +27,6 @@ from model.optim import AdamW
 from model.precision import onednn, onednn_keeps_float32
 from model.recipe import Recipe
 from model.transformer import BasicsTransformerLM
-
-Gradient = Callable[[Tensor], Tensor]
-"""Tokens (batch_size, context_length + 1) to their mean loss, nat/token; the gradient is left in
-the optimizer's buffer."""
 
 ONEDNN_SIZE = 2**19
 """Multiply-adds of one product, a batch's tokens · d_model², from which oneDNN's faster products
@@ -152,11 +148,20 @@ def gradient(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Exec
     Raises:
         ValueError: the micro-batch does not divide the batch.
     """
+    if execution.compiled:
+        plain = replace(execution, compiled=False)
+        return OrPlain(
+            _chosen(model, optimizer, recipe, execution),
+            lambda: _chosen(model, optimizer, recipe, plain),
+        )
+    return _chosen(model, optimizer, recipe, execution)
+
+
+def _chosen(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Execution) -> Gradient:
+    """The one way that `execution` asks for."""
     parts = execution.parts(recipe.batch_size)
     size = recipe.batch_size // parts
     device = torch.device(execution.device)
-    if not compiler_here(device):
-        execution = replace(execution, compiled=False)
     if derived(model, device) and not (execution.compiled or execution.recompute):
         once = _written_out(model, optimizer, recipe, size, execution.logit_rows)
         return once if parts == 1 else InParts(once, optimizer, size)

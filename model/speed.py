@@ -17,5 +17,7 @@ class Speed:
     """torch's kernel, or scores written down; the gradient that is written out has its own."""
     threads: int = 1
     """Of one trial, on a CPU."""
+    compiles: bool = False
+    """`torch.compile` was tried, since it pays for some trial, and works."""
     why: str = ""
     """What was measured."""

@@ -1,6 +1,7 @@
 """Finds a sweep's slot, in the process and on the device where a trial would run. Needs torch."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from model import custom
+from model.compiling import complaint
 from model.device import device_name, memory_bytes
 from model.memory import training_bytes
 from model.peak import peak_flops
@@ -21,7 +23,8 @@ from tuner import packing, plan, space, together
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun, device
 from tuner.config import Sweep
-from tuner.question import Question
+from tuner.kernels import kernels
+from tuner.question import Cell, Question
 from tuner.sections import Resources
 from tuner.slot import Slot
 from tuner.storage import Place
@@ -57,7 +60,33 @@ def find(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
         loss=_Loss(sweep, vocab_size, corpus, memory),
     )
     trials = _trials_per_gpu(sweep, [smallest, largest], memory, speed)
-    return Slot(speed=speed, memory=_memory(resources, place, trials), trials_per_gpu=trials)
+    memory = _memory(resources, place, trials)
+    found = Slot(speed=speed, memory=memory, trials_per_gpu=trials)
+    return replace(found, speed=_with_compiler(sweep, vocab_size, found))
+
+
+def _with_compiler(sweep: Sweep, vocab_size: int, slot: Slot) -> Speed:
+    """The speed, and whether `torch.compile` works, tried where it would pay for a planned trial.
+
+    On a GPU it is tried anyway: what pays is known once the peak is.
+    """
+    speed, place = replace(slot.speed, compiles=True), device(sweep.resources)
+    asked = replace(slot, speed=speed)
+    planned = plan.plan(sweep, vocab_size).budgets
+    wanted = place != "cpu" or any(
+        kernels(sweep, trial, asked).compiled
+        for level in planned
+        for size in level.shapes
+        for trial in space.largest(
+            sweep, Cell(budget=level.budget, size=size, number=0, seed=0), vocab_size
+        )
+    )
+    if not wanted:
+        return slot.speed
+    if not (told := complaint(place)):
+        return speed
+    warnings.warn(f"torch.compile fails here, so no trial uses it ({told})", stacklevel=2)
+    return replace(slot.speed, why=f"{slot.speed.why}; torch.compile fails: {told}")
 
 
 def peaks(sweep: Sweep, speed: Speed) -> dict[str, float]:

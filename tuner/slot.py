@@ -7,7 +7,7 @@ on, so that the rows of a sweep compare.
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from model.memory import Split, TooLargeError, spread
@@ -71,13 +71,13 @@ class Slot:
 def most_careful(found: Sequence[Slot]) -> Slot:
     """One slot for devices of several kinds: what every one of them can do.
 
-    The fewest trials a GPU and the least memory; bfloat16 only where all chose it.
+    The fewest trials a GPU and the least memory; bfloat16 and compiling only where all have it.
     """
     agreed = {slot.speed.dtype for slot in found}
     dtype: Dtype = found[0].speed.dtype if len(agreed) == 1 else "float32"
     alike = [slot for slot in found if slot.speed.dtype == dtype]
     return Slot(
-        speed=alike[0].speed,
+        speed=replace(alike[0].speed, compiles=all(slot.speed.compiles for slot in found)),
         memory=min(slot.memory for slot in found),
         peaks={name: peak for slot in alike for name, peak in slot.peaks.items()},
         trials_per_gpu=min(slot.trials_per_gpu for slot in found),

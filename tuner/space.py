@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from model.shape import Shape
 from tuner.config import ConfigError, Sweep, digest
 from tuner.grid import crossings, whole_steps
+from tuner.kernels import kernels
 from tuner.ladder import Size, built, shape
 from tuner.question import Cell, Question, Setting
 from tuner.slot import Slot
@@ -217,7 +218,7 @@ def _answering(sweep: Sweep, trial: Trial, slot: Slot) -> tuple[object, ...]:
     elsewhere = {"batch_size", "weight_decay", "dtype", "min_steps"}
     told = sweep.training.model_dump(mode="json", exclude=elsewhere)
     computed = slot.determining(trial.shape, trial.batch_size, sweep.resources)
-    return told, sweep.model, computed
+    return told, sweep.model, computed, kernels(sweep, trial, slot)
 
 
 def _record(sweep: Sweep) -> "Recording":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import model.compiling
 from model import payoff
-from model.compiling import Captured
+from model.compiling import Captured, OrPlain, complaint
 from model.execution import Execution
 from model.gradient import Autograd, HeadApart, gradient
 from model.optim import AdamW
@@ -102,7 +102,8 @@ def test_a_shape_is_compiled_once_however_many_models_and_shapes_there_are(compi
         for _ in range(2):
             for shape in shapes:
                 call, _ = way(shape)
-                assert isinstance(call, HeadApart)
+                assert isinstance(call, OrPlain)
+                assert isinstance(call.gradient, HeadApart)
                 call(tokens(shape))
                 call(tokens(shape))
     assert len(compiled) == 2 * len(shapes)  # the trunk and the loss
@@ -112,7 +113,7 @@ def test_a_module_of_ones_own_is_compiled_whole(compiled, monkeypatch):
     monkeypatch.setattr(model.gradient, "BasicsTransformerLM", type("Ours", (), {}))
     for _ in range(2):
         call, _ = way(dataclasses.replace(SHAPE, ffn="swiglu"))
-        assert type(call) is Autograd
+        assert type(call.gradient) is Autograd
         call(tokens(SHAPE))
     assert len(compiled) == 1
 
@@ -150,13 +151,55 @@ def test_a_compiled_run_is_the_same_run(compiled, dropout):
     assert [r.train_loss for r in found] == pytest.approx([r.train_loss for r in expected])
 
 
-def test_without_a_compiler_nothing_is_compiled(compiled, monkeypatch):
-    monkeypatch.setattr(model.compiling.shutil, "which", lambda name: None)
-    plain = run()[1]
-    assert [r.loss for r in run(compiled=True)[1]] == [r.loss for r in plain]
-    assert not compiled
+def broken(graph, inputs):
+    raise FileNotFoundError("Python.h")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_where_compiling_fails_the_run_is_the_plain_one(compiled, monkeypatch, dropout):
+    plain = run(dropout)[1]
+    monkeypatch.setattr(model.compiling, "BACKEND", broken)
+    with pytest.warns(RuntimeWarning, match=r"goes on without it \(.*Python\.h") as told:
+        training, found = run(dropout, compiled=True)
+    assert len(told) == 1
+    assert [(r.loss, r.train_loss) for r in found] == [(r.loss, r.train_loss) for r in plain]
+    assert training.preparing_seconds > 0
+    assert "Python.h" in complaint("cpu")
+
+
+def test_a_working_compiler_gives_no_cause_to_complain(compiled):
+    assert not complaint("cpu")
+    assert len(compiled) == 1
+
+
+def test_a_fault_that_is_not_the_compiler_s_is_raised():
+    def gradient(tokens):
+        raise RuntimeError("shapes differ")
+
+    call = OrPlain(gradient, lambda: gradient)
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="shapes differ"):
+        call(tokens(SHAPE))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, ZeroDivisionError])
+def test_memory_that_runs_out_is_no_fault_of_the_compiler(error):
+    def gradient(tokens):
+        raise error
+
+    with pytest.raises(error):
+        OrPlain(gradient, pytest.fail)(tokens(SHAPE))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler warns itself
+def test_torch_s_own_compiler_without_a_c_compiler_fails_no_training():
+    with torch._inductor.config.patch({"cpp.cxx": ("/bin/false",), "compile_threads": 1}):
+        assert complaint("cpu")
+        with pytest.warns(RuntimeWarning, match="goes on without"):
+            found = run(compiled=True)[1]
+    assert [r.loss for r in found] == [r.loss for r in run()[1]]
 
 
 def test_a_cpu_captures_nothing(compiled):
-    assert not isinstance(way(SHAPE, captured=True)[0], Captured)
+    assert not isinstance(way(SHAPE, captured=True)[0].gradient, Captured)
     assert [r.loss for r in run(captured=True)[1]] == [r.loss for r in run()[1]]

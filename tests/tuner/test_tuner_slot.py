@@ -1,5 +1,6 @@
 """How trials compute is chosen once a sweep, and everything after it keeps to the choice."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,14 +10,14 @@ from ray.exceptions import RayTaskError
 
 import model.probe
 from data.errors import CorpusError
-from model.execution import Execution
 from model.memory import USABLE, training_bytes
 from model.speed import Speed
 from tuner import corpora, driver, plan, probing, slot, space
 from tuner import sweep as sweeps
-from tuner.backends import contract, train
+from tuner.backends import contract
 from tuner.config import ConfigError, parse
 from tuner.engine import Engine
+from tuner.kernels import kernels
 from tuner.ledger import Ledger
 from tuner.question import Question
 from tuner.search import Studies
@@ -64,21 +65,43 @@ def test_where_nothing_is_faster_nothing_is_trained(text, corpus, monkeypatch):
 
 def test_kernels_are_chosen_by_the_sweep_s_peaks_not_the_worker_s(text):
     resources = {"gpus_per_trial": 1}
-    job = contract.Job(
-        sweep=sweep_of(text, resources=resources), vocab_size=256, corpus=None, checkpoints=None
-    )
+    sweep = sweep_of(text, resources=resources)
     asked = Question(budget=1e8, size=(1, 16), learning_rate=0.01, number=0, seed=0)
-    trial = replace(space.trial(job.sweep, asked, 256), steps=10**9)
-    on_gpu = Execution(device="cuda")
+    trial = replace(space.trial(sweep, asked, 256), steps=10**9)
 
-    def chosen(**peaks):
-        found = replace(job, slot=Slot(peaks=peaks))
-        execution = train._with_kernels(on_gpu, found, trial, trial.batch_size)
-        return execution.compiled, execution.captured
+    def chosen(compiles=True, **peaks):
+        slot = Slot(speed=Speed(compiles=compiles), peaks=peaks)
+        found = kernels(sweep, trial, slot)
+        hashes.add((found, space.config_hash(sweep, trial, {}, slot)))
+        return found.compiled, found.captured
 
+    hashes = set()
     assert chosen() == (False, False)  # while the slot is being found: no device is asked
     assert chosen(H100=989e12) == (True, True)
     assert chosen(slow=1e7, H100=989e12) == chosen(slow=1e7) == (True, False)
+    assert chosen(compiles=False, H100=989e12) == (False, True)
+    assert len(hashes) == 4  # each way a hash, and none by how it was found
+
+
+@pytest.mark.parametrize("told", ["", "no Python.h"])
+def test_a_compiler_is_tried_once_and_for_planned_trials_that_it_pays_for(
+    text, corpus, monkeypatch, told
+):
+    tried = []
+    monkeypatch.setattr(probing, "complaint", lambda place: tried.append(place) or told)
+    monkeypatch.setattr(model.probe, "onednn_keeps_float32", lambda: True)
+    monkeypatch.setattr(model.probe, "_time", lambda *way: 1.0)
+    assert not probing.find(sweep_of(text, shapes={"ffn": "swiglu"}), 256, corpus).speed.compiles
+    assert not tried
+    long = sweep_of(text, budgets=[1e15], shapes={"ffn": "swiglu"})
+    with nullcontext() if not told else pytest.warns(UserWarning, match="no trial uses it"):
+        found = probing.find(long, 256, corpus)
+    assert tried == ["cpu"]
+    assert found.speed.compiles == (not told)
+    assert told in found.speed.why
+    without = replace(found, speed=replace(found.speed, compiles=False))
+    assert not slot.most_careful([found, without]).speed.compiles
+    assert slot.Slot.from_json(found.to_json()) == found
 
 
 def test_a_size_too_large_for_its_slot_fails_in_its_worker_not_in_the_driver(

@@ -1,7 +1,6 @@
 """Real training: the decoder of `model/`, or somebody's own model, on a prepared corpus."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 
 from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out
-from model import custom, payoff
+from model import custom
 from model.device import device_name, memory_bytes
 from model.execution import Execution
 from model.memory import TooLargeError, divisors
@@ -23,6 +22,7 @@ from model.train import Training
 from model.transformer import BasicsTransformerLM
 from tuner.backends.contract import FinalError, Job, OutOfMemoryError
 from tuner.config import ConfigError, Sweep
+from tuner.kernels import kernels
 from tuner.sections import Resources
 from tuner.space import Trial
 
@@ -185,36 +185,16 @@ def _execution(job: Job, trial: Trial, micro_batch_size: int | None) -> Executio
     share = trial.batch_size // split.devices
     at_most = min(split.micro_batch_size, micro_batch_size or share)
     size = divisors(share, at_most)[0]
-    execution = Execution(
+    chosen = kernels(job.sweep, trial, job.slot)
+    return Execution(
         device=place,
         micro_batch_size=size,
         recompute=split.recompute,
         logit_rows=split.logit_rows,
         attention=job.slot.speed.attention,
         sharded=split.sharded,
-    )
-    return execution if split.sharded else _with_kernels(execution, job, trial, share)
-
-
-def _with_kernels(execution: Execution, job: Job, trial: Trial, share: int) -> Execution:
-    """`execution`, the shipped decoder compiled or captured where that pays.
-
-    The plain decoder's gradient on a CPU is faster written out than compiled, and somebody's own
-    module may compile itself. Of several kinds of GPU the slowest decides, for all workers alike.
-    """
-    speed, shape, peaks = job.slot.speed, trial.shape, job.slot.peaks.values()
-    cpu = execution.device == "cpu"
-    plain = shape.plain and not job.sweep.training.dropout
-    if isinstance(shape, CountedShape) or (cpu and plain and not execution.recompute):
-        return execution
-    if not (cpu or peaks):  # while the slot is being found
-        return execution
-    speeds = payoff.cpu(speed.threads) if cpu else payoff.gpu(min(peaks))
-    asked = shape, share, execution.parts(share)
-    return replace(
-        execution,
-        compiled=payoff.compiling_pays(*asked, trial.steps, speeds),
-        captured=not cpu and payoff.capturing_pays(*asked, speeds),
+        compiled=chosen.compiled,
+        captured=chosen.captured,
     )
 
 

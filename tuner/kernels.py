@@ -1,0 +1,56 @@
+"""Whether a trial's step is compiled or captured: a function of the sweep and its slot. No torch.
+
+What a worker finds on its machine decides nothing, so that the rows of a sweep compare.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from model import payoff
+from model.memory import Split, TooLargeError, divisors
+from model.shape import CountedShape
+from tuner.config import Sweep
+from tuner.slot import Slot
+
+if TYPE_CHECKING:
+    from tuner.space import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """How the kernels of a step come about; sums in another order end in other last bits."""
+
+    compiled: bool = False
+    """By `torch.compile`."""
+    captured: bool = False
+    """As a CUDA graph."""
+
+
+def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:
+    """What pays for a trial, of what works in its slot.
+
+    The plain decoder's gradient on a CPU is faster written out than compiled, and somebody's own
+    module may compile itself. Of several kinds of GPU the slowest decides, for all workers alike.
+    """
+    shape, cpu = trial.shape, not sweep.resources.gpus_per_trial
+    if isinstance(shape, CountedShape) or not (cpu or slot.peaks):  # no peaks: being found
+        return Kernels()
+    try:
+        split = slot.split(shape, trial.batch_size, sweep.resources)
+    except TooLargeError:
+        return Kernels()
+    plain = shape.plain and not sweep.training.dropout and not split.recompute
+    if split.sharded or (cpu and plain):
+        return Kernels()
+    device = payoff.cpu(slot.speed.threads) if cpu else payoff.gpu(min(slot.peaks.values()))
+    share = trial.batch_size // split.devices
+    asked = shape, share, _parts(share, split)
+    return Kernels(
+        compiled=slot.speed.compiles and payoff.compiling_pays(*asked, trial.steps, device),
+        captured=not cpu and payoff.capturing_pays(*asked, device),
+    )
+
+
+def _parts(share: int, split: Split) -> int:
+    """Micro-batches as the memory model has them, whatever a retry cuts them to."""
+    return share // divisors(share, split.micro_batch_size)[0]
