@@ -292,6 +292,33 @@ Path({str(tmp_path / "long.txt")!r}).read_bytes()  # what the limit is there for
     assert "read_bytes" in done.stderr
 
 
+def test_a_bpe_s_memory_does_not_grow_with_the_file(tmp_path):
+    """5 MB of words that are all different, 6 MiB for all that a tenth of it did not need."""
+    for name, size in (("short", 1 << 16), ("long", 10 << 16)):
+        words = (f"{number * 7919 % 10**7:07}\n" for number in range(size))
+        (tmp_path / f"{name}.txt").write_text("".join(words))
+    code = f"""
+import resource
+from pathlib import Path
+from data import prepare
+prepare.BPE_SAMPLE_BYTES, prepare.BATCH_CHARACTERS = 1 << 16, 1 << 14  # as small as the memory
+folder = Path({str(tmp_path)!r})
+def prepared(name):
+    return prepare.prepare(str(folder / name), folder / "corpora", tokenizer="bpe:300")
+prepared("short.txt")
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (6 << 20),) * 2)
+assert prepared("long.txt").train.bytes > 4_500_000
+(folder / "long.txt").read_bytes() * 2  # what the limit is there for
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, text=True,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )  # fmt: skip
+    assert done.stderr.strip().splitlines()[-1] == "MemoryError", done.stderr
+    assert "read_bytes" in done.stderr
+
+
 def test_a_watched_preparation_leaves_standard_output_alone(tmp_path, capsys, text_folder):
     prepare(str(text_folder), tmp_path)
     assert capsys.readouterr().out == ""
