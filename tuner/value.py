@@ -10,7 +10,7 @@ All of it is a function of the ledger, so a resumed sweep chooses the same.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from analysis import surface
 from analysis.results import FitError
 from analysis.surface import Surface, Tuned
+from model.progress import Progress
 from tuner import space
 from tuner.config import Sweep
 from tuner.ladder import SPREAD
@@ -33,7 +34,11 @@ without them a law that holds at small budgets alone would not be found out."""
 OFFSETS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 """E-folds from the predicted best learning rate at which a run is considered."""
 BACK_OFF = 2.0
-"""Factor in learning rate kept from a run of the same budget and size that failed."""
+"""Factor in learning rate kept from a run of the same budget and size that diverged."""
+GIVE_UP = 2
+"""Runs of a budget and size that failed otherwise, of memory or of deaths: it is left alone."""
+ROUNDS, MOST_ROUNDS = 2, 6
+"""Rates of each size that the smallest budget opens with, and at most, where too few complete."""
 Possible = Callable[[float, Sequence[Size]], list[Size]]
 """(budget, sizes) → those that can be trained there."""
 
@@ -76,17 +81,19 @@ class Value:
         return self._last[1]
 
     def _chosen(self, rates: tuple[float, float], room: float) -> Cell | None:
-        known = _Known(self.ledger.records())
-        opening = self._opening(known, rates)
+        known = _Known(self.ledger.records(), self.ledger.lasts())
+        opening = self._opening(known, rates, range(ROUNDS))
         if opening is not None:
             return opening
         found = self.fit(rates)
-        if found is None:
-            return None
+        if found is None:  # too little came of the opening: wait for the rest, then add to it
+            more = range(ROUNDS, MOST_ROUNDS)
+            return None if known.open else self._opening(known, rates, more)
         ahead = self._ahead(found, known.open)
         due = self._due(ahead, known, rates)
-        if due:
-            return self._best(ahead, due, known, math.inf)
+        covering = self._best(ahead, due, known, room)
+        if covering is not None or (due and known.open):  # what runs may give back room
+            return covering
         if ahead.half_width(self.target) <= self.wanted:
             return None
         every = [
@@ -123,16 +130,22 @@ class Value:
         rates = np.array([record.question.learning_rate for record in open_])
         return found.with_runs(_params(trials), _tokens(trials), rates)
 
-    def _opening(self, known: "_Known", rates: tuple[float, float]) -> Cell | None:
+    def _opening(
+        self, known: "_Known", rates: tuple[float, float], rounds: Sequence[int]
+    ) -> Cell | None:
         """A run of the smallest budget that must come first."""
         budget, shares = self.sweep.budgets[0], space.rates(rates, 3)
         sizes = self.possible(budget, space.window(self.sweep, budget, self.vocab_size))
         places = np.linspace(0, len(sizes) - 1, min(OPENING, len(sizes))).round().astype(int)
-        for number in range(2):
+        for number in rounds:
+            # Of one seed no rate twice: that would be answered from the record.
+            seed = self.sweep.seed + number // len(shares)
             for place, at in enumerate(places):
-                if known.count(budget, sizes[at]) <= number:
-                    rate = shares[(place + number) % len(shares)]
-                    return self._cell(budget, sizes[at], rate, number, self.sweep.seed)
+                rate = shares[(place + number) % len(shares)]
+                if number >= ROUNDS:
+                    rate = min(rate, known.highest(budget, sizes[at]))
+                if known.count(budget, sizes[at]) <= number and rate >= rates[0]:
+                    return self._cell(budget, sizes[at], rate, number, seed)
         return None
 
     def _due(self, found: Surface, known: "_Known", rates: tuple[float, float]) -> list[Choice]:
@@ -163,11 +176,11 @@ class Value:
         self, found: Surface, budget: float, size: Size, known: "_Known",
         rates: tuple[float, float], offsets: Sequence[float],
     ) -> list[Choice]:  # fmt: skip
-        """Runs of a size around its best rate, below what failed."""
+        """Runs of a size around its best rate, below what diverged."""
         trial = self._trial(budget, size)
         best = found.best_rate(trial.shape.params_non_embedding, trial.tokens)
         low, high = rates
-        high = min(high, known.failed_rate(budget, size) / BACK_OFF)
+        high = min(high, known.highest(budget, size))
         around = {float(np.clip(best * math.exp(offset), low, high)) for offset in offsets}
         return [Choice(trial=trial, rate=rate) for rate in sorted(around) if low <= rate <= high]
 
@@ -228,7 +241,8 @@ def told(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
 class _Known:
     """What was asked so far."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], lasts: Mapping[str, Progress]) -> None:
+        self._lasts = lasts
         self.open = [r for r in records if r.status in {"waiting", "running"}]
         self._of: dict[tuple[float, Size], list[Record]] = defaultdict(list)
         for record in records:
@@ -246,10 +260,17 @@ class _Known:
             if at == budget and any(r.status not in {"failed", "pruned"} for r in records)
         ]
 
-    def failed_rate(self, budget: float, size: Size) -> float:
-        """Lowest rate that failed at a budget and size; infinite if none did."""
+    def highest(self, budget: float, size: Size) -> float:
+        """Rates to try at a budget and size, at most: below what diverged, 0 where it is given up.
+
+        Deaths and caps say nothing of a rate.
+        """
         failed = [r for r in self._of.get((budget, size), ()) if r.status == "failed"]
-        return min((r.question.learning_rate for r in failed), default=math.inf)
+        diverged = [r for r in failed if r.key in self._lasts and self._lasts[r.key].diverged]
+        if len(failed) - len(diverged) >= GIVE_UP:
+            return 0.0
+        rates = [record.question.learning_rate for record in diverged]
+        return min(rates, default=math.inf) / BACK_OFF
 
 
 def _size(of: Choice | Trial) -> float:

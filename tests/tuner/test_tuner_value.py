@@ -5,14 +5,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from driving import drive, engine_in, table
+from driving import drive, engine_in, start, table
 
 from tuner import plan, simulate, soundness, space
+from tuner.backends.contract import FinalError
 from tuner.config import ConfigError
-from tuner.engine import Engine
+from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
 from tuner.search import Studies
-from tuner.value import told
+from tuner.value import _Known, told
 
 LAW = {
     "learning_rate": 1.79, "rate_params": -0.713, "rate_tokens": 0.307, "curvature": 0.0125,
@@ -122,6 +123,43 @@ def test_a_rate_that_failed_is_kept_away_from(targeted):
             place = (other.budget, other.size)
             if place == (asked.budget, asked.size) and asked.number > max(other.number, 1):
                 assert asked.learning_rate <= other.learning_rate / 2
+
+
+def test_deaths_say_nothing_of_a_rate_but_two_give_a_size_up(targeted, tmp_path):
+    engine = engine_in(targeted(), tmp_path)
+    trial = engine.ask()
+    budget, size = trial.question.budget, trial.question.size
+
+    def highest():
+        return _Known(engine.ledger.records(), engine.ledger.lasts()).highest(budget, size)
+
+    engine.fail(trial.key, "the kernel killed it", FinalError())
+    assert highest() == math.inf
+    again = next(t for t in iter(engine.ask, None) if t.question.size == size)
+    engine.fail(again.key, "the kernel killed it", FinalError())
+    assert highest() == 0
+
+
+def test_too_few_of_the_opening_do_not_end_it(targeted, tmp_path):
+    engine = engine_in(targeted(), tmp_path)
+    opening = [engine.ask() for _ in range(10)]
+    assert engine.ask() is Nothing.YET
+    for trial in opening[6:]:
+        for progress in start(engine, trial, tmp_path):
+            engine.report(trial.key, progress, {})
+    for trial in opening[:6]:  # one of each size, and of the smallest both
+        engine.fail(trial.key, "unlucky", FinalError())
+    assert engine.agenda.value.fit(engine.sweep.search.learning_rate) is None
+    drive(engine, tmp_path, np.random.default_rng(0))
+    found = engine.agenda.value.fit(engine.sweep.search.learning_rate)
+    assert found.half_width(engine.agenda.value.target) <= math.log(1.15)
+
+
+def test_what_is_due_and_cannot_be_paid_does_not_end_it(targeted):
+    """Ten runs of 1e17 open and three of 3e17 cover: one of 1e18 is due, and too dear."""
+    engine = run(targeted(target={"interval": 1e-3}, cap={"flops": 2.5e18}))
+    assert 2.5e18 - 1e17 < engine.ledger.charged() <= 2.5e18
+    assert not sizes(engine, 1e18)
 
 
 def test_it_says_how_near_it_came(targeted):
