@@ -154,7 +154,8 @@ def test_what_is_not_on_record_fails_and_says_so(record, tmp_path):
 
 
 def test_a_budget_without_any_size_on_record_is_refused_at_once(record):
-    with pytest.raises(ConfigError, match=r"budget 1e\+14: .* holds no size within a factor of 2"):
+    with pytest.raises(ConfigError, match=r"budget 1e\+14: .* holds no size within a factor of 2; "
+                       r"drop the budget, or widen replay.within or shapes.ladder"):  # fmt: skip
         plan.plan(record(budgets=[1e11, 1e14]))
 
 
