@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 
-from model.memory import DEVICES, TooLargeError, training_bytes
+from model.memory import TooLargeError, training_bytes
 from tuner import space
 from tuner.config import BudgetError, ConfigError, Sweep
 from tuner.question import Cell
@@ -265,15 +265,17 @@ def check_memory(sweep: Sweep, counted: Plan, vocab_size: int, slot: Slot) -> No
         ConfigError: all such, by how much, and what to do.
     """
     faults = []
-    devices = sweep.resources.devices
-    sequences = max(DEVICES) if devices == "auto" else devices  # one a device
-    for size in sorted({size for stage in counted.stages for size in stage.shapes}):
-        try:
-            slot.split(space.shape(sweep, size, vocab_size), sequences, sweep.resources)
-        except TooLargeError as error:
-            faults.append(f"{sweep.name}: {error}")
+    asked = {(stage.budget, size) for stage in counted.stages for size in stage.shapes}
+    for budget, size in sorted(asked):
+        cell = Cell(budget=budget, size=size, number=0, seed=0)
+        for trial in space.largest(sweep, cell, vocab_size):
+            # Its own batch: devices left open are only as many as share that out evenly.
+            try:
+                slot.split(trial.shape, trial.batch_size, sweep.resources)
+            except TooLargeError as error:
+                faults.append(f"{sweep.name}: {error}")
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
 
 
 def _warnings(

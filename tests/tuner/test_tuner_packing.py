@@ -128,6 +128,30 @@ def test_processes_are_timed_side_by_side():
     assert 1e6 < two < 1e13
 
 
+def refused(shape):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def stuck(shape):
+    time.sleep(3600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "patience", "said"),
+    [(refused, 120.0, "RuntimeError: CUDA error: an illegal"), (stuck, 0.5, "TimeoutError")],
+)
+def test_what_cannot_run_side_by_side_is_not_packed(capfd, build, patience, said):
+    shape = Shape(d_model=16, num_layers=1, num_heads=1, d_ff=64, vocab_size=64, context_length=16)
+    load = Load(
+        build=build, shapes=[shape, shape], batch_size=4, device="cpu", speed=Speed(), memory=1e9
+    )
+    began = time.monotonic()
+    assert together.rates(load, 1, seconds=0.1, patience=patience) == [0.0, 0.0]
+    assert time.monotonic() - began < 300
+    assert f"1 at once on cpu failed: {said}" in capfd.readouterr().err
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_is_packed_as_it_is_measured(text, tmp_path):
