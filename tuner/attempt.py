@@ -1,7 +1,9 @@
 """One attempt at a trial: from its last checkpoint, if it has one, to its end. Needs no ray."""
 
 import pickle
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from model.progress import Progress
@@ -9,7 +11,22 @@ from tuner.backends.contract import Job, Run
 from tuner.storage import Place
 
 
-def attempt(run: Run, checkpoint: Place) -> Iterator[Progress]:
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a checkpoint holds."""
+
+    state: dict[str, Any] | None = None
+    """Of the run; None at its start."""
+    history: tuple[Progress, ...] = ()
+    """What was reported until then."""
+
+    @property
+    def step(self) -> int:
+        """From which an attempt would train."""
+        return self.history[-1].step if self.history else 0
+
+
+def attempt(run: Run, checkpoint: Place, saved: Saved | None = None) -> Iterator[Progress]:
     """Yield every report of the trial, those of earlier attempts first.
 
     The state is saved before it is yielded, with all that was yielded: whoever dies between the
@@ -18,13 +35,13 @@ def attempt(run: Run, checkpoint: Place) -> Iterator[Progress]:
     Args:
         run: of the trial, at its start.
         checkpoint: the file that keeps its state between attempts.
+        saved: what was read of it; left out, it is read.
     """
-    history: list[Progress] = []
-    saved = _read(checkpoint)
-    if saved is not None:
-        state, history = saved
-        run.restore(state)
-    yield from history
+    saved = read(checkpoint) if saved is None else saved
+    history = list(saved.history)
+    if saved.state is not None:
+        run.restore(saved.state)
+    yield from saved.history
     for progress in run:
         history.append(progress)
         checkpoint.write(pickle.dumps((run.state(), history)))
@@ -36,16 +53,21 @@ def checkpoint_of(job: Job, key: str) -> Place:
     return job.checkpoints / f"{key}.pickle"
 
 
-def began(checkpoint: Place) -> int:
-    """The step from which an attempt would train: its checkpoint's, or 0."""
-    saved = _read(checkpoint)
-    return saved[1][-1].step if saved else 0
+def read(checkpoint: Place) -> Saved:
+    """What a checkpoint holds: nothing if there is none, or none that can be read.
 
-
-def _read(checkpoint: Place) -> tuple[dict[str, Any], list[Progress]] | None:
-    """What a checkpoint holds; None if there is none that a power cut left whole."""
+    A trial that starts afresh costs its training; one that no attempt can start is lost. So
+    whatever unpickling raises is told, and no more: a power cut, a full disk, another torch.
+    """
     content = checkpoint.read()
+    if content is None:
+        return Saved()
     try:
-        return None if content is None else pickle.loads(content)
-    except (EOFError, pickle.UnpicklingError):
-        return None
+        state, history = pickle.loads(content)
+        saved = Saved(state=state, history=tuple(history))
+        assert isinstance(saved.step, int)
+    except Exception as error:  # it may hold anything
+        told = f"{type(error).__name__}: {error}"
+        print(f"isoflop: {checkpoint}: broken ({told}); starting afresh", file=sys.stderr)
+        return Saved()
+    return saved

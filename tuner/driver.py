@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,16 +16,19 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from model.memory import TooLargeError
-from tuner import space
+from tuner import nodes, space
 from tuner.attempt import checkpoint_of
-from tuner.backends.contract import Job, NodeLostError
+from tuner.backends.contract import Job, NodeLostError, WorkerLostError
 from tuner.engine import Engine, Nothing
 from tuner.nodes import Losses
+from tuner.storage import Place
 from tuner.trainable import reported
 from tuner.watch import Unsaved
 
 LOOK_EVERY = 1.0
 """Seconds between two looks for trials that hang."""
+LEAVE_AFTER = 10.0
+"""Seconds that the end of a sweep waits, at most, for workers of stopped trials to be gone."""
 
 
 class Driver(Unsaved):
@@ -42,6 +46,8 @@ class Driver(Unsaved):
         self.job = job
         self._at_most = math.inf if at_most is None else at_most
         self.keys: dict[str, str] = {}
+        self.together = False
+        """A trial on several devices was handed out."""
         self.searcher = _Searcher(self)
         self.scheduler = _Scheduler(self)
         self.lives = _Lives(self)
@@ -80,12 +86,14 @@ class _Searcher(Searcher):
             return None
         self.driver.keys[trial_id] = trial.key
         record = self.driver.engine.ledger.record(trial.key)
+        devices = self.driver.devices(trial)
+        self.driver.together |= devices > 1
         return {
             "key": trial.key,
             "asked": asdict(trial.question),
             "attempt": record.attempts,
             "micro_batch_size": record.micro_batch_size,
-            "devices": self.driver.devices(trial),
+            "devices": devices,
             **_shown(trial),
         }
 
@@ -139,7 +147,7 @@ class _Scheduler(FIFOScheduler):
         device = {name: result[name] for name in ("device", "peak_flops")}
         goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
         if not goes_on:
-            checkpoint_of(self.driver.job, result["key"]).remove()
+            _clear(checkpoint_of(self.driver.job, result["key"]))
         # A final report's function returns by itself, and its actor is used again at once.
         return self.CONTINUE if goes_on or progress.final else self.STOP
 
@@ -168,6 +176,8 @@ class _Lives(Callback):
         if time.monotonic() - self._looked < LOOK_EVERY:
             return
         self._looked = time.monotonic()
+        if self.driver.together:
+            nodes.reclaim()
         self._losses.look()
         self._judge()
         for key, seconds in self.driver.engine.silent().items():
@@ -184,10 +194,17 @@ class _Lives(Callback):
         seconds, error = self._silent.pop(key, None), _error(trial)
         reason = _reason(error) if seconds is None else f"it hung: no report for {seconds:.0f} s"
         cause = error.cause if isinstance(error, RayTaskError) else None
-        if cause is None and seconds is None and self._losses.possible:
+        unexplained = cause is None or isinstance(cause, WorkerLostError)
+        if unexplained and seconds is None and self._losses.possible:
             self._doubtful.append((key, time.monotonic(), reason))
             cause = NodeLostError(reason)
         self.driver.engine.fail(key, reason, cause)
+
+    def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
+        """Leave nothing taken: the last that was stopped may still be dying."""
+        patience = time.monotonic() + LEAVE_AFTER
+        while self.driver.together and nodes.reclaim() and time.monotonic() < patience:
+            time.sleep(0.1)
 
     def _judge(self) -> None:
         """Blame trials for deaths that no machine's loss explains, each of them."""
@@ -198,6 +215,14 @@ class _Lives(Callback):
                 self._doubtful.remove(death)
             if explained is False:
                 self.driver.engine.blame(key, reason)
+
+
+def _clear(checkpoint: Place) -> None:
+    """Remove what no attempt needs any more; where that fails it stays, and the sweep goes on."""
+    try:
+        checkpoint.remove()
+    except OSError as error:
+        print(f"isoflop: {checkpoint}: {error}; it stays there", file=sys.stderr)
 
 
 def _error(trial: RayTrial) -> object:

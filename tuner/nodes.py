@@ -1,11 +1,18 @@
 """The machines of a cluster: do all see the sweep's storage, and which of them are gone?"""
 
 import math
+import sys
 import time
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import ray
+from ray import PlacementGroupID
+from ray._private.state import state  # nothing public tells who made a placement group
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyrefly: ignore
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.config import ConfigError
@@ -18,6 +25,14 @@ PATIENCE = 120.0
 GRACE = 40.0
 """Seconds between the death of a trial and that of its machine, at most: the socket may close at
 once, and Ray waits up to 25 (health checks: 5 at 3 s, 10 to answer) before it calls one dead."""
+
+
+ROOM_PATIENCE = 1200.0
+"""Seconds in which the first node must have room: an autoscaler asks its cloud for minutes."""
+TOLD_EVERY = 30.0
+"""Seconds between two lines that say what is waited for."""
+SLICE = 1.0
+"""Seconds between two looks, and until Ctrl-C is heard."""
 
 
 class Losses:
@@ -51,6 +66,64 @@ class Losses:
 
 def _alive() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def reclaim() -> int:
+    """Free what actors of this job reserved and left when they died; how much is still theirs.
+
+    Ray frees a placement group with its job, not with the actor that made it: the controller of a
+    trial on several devices, which ends with its trial.
+    """
+    table, job = state._connect_and_get_accessor(), ray.get_runtime_context().get_job_id()
+    made = map(PlacementGroupTableData.FromString, table.get_placement_group_table())
+    held = [
+        group
+        for group in made
+        if group.state != PlacementGroupTableData.REMOVED
+        and group.creator_job_id.hex() == job
+        and group.creator_actor_id.strip(b"\xff")
+    ]
+    for group in held:
+        if group.creator_actor_dead:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+    return len(held)
+
+
+@contextmanager
+def room(shares: Sequence[dict[str, float]]) -> Iterator[list[PlacementGroup]]:
+    """Hold each of `shares` of Ray's resources, once nodes have them to give.
+
+    Raises:
+        ConfigError: they had not for `ROOM_PATIENCE` seconds.
+    """
+    groups = [placement_group([share]) for share in shares]
+    try:
+        for group, share in zip(groups, shares, strict=True):
+            _await_room(group, _amounts(share))
+        yield groups
+    finally:
+        for group in groups:
+            remove_placement_group(group)
+
+
+def _await_room(group: PlacementGroup, asked: str) -> None:
+    began, told = time.monotonic(), 0.0
+    while not group.wait(SLICE):
+        waited = time.monotonic() - began
+        free = _amounts(ray.available_resources()) or "nothing"
+        if waited > ROOM_PATIENCE:
+            raise ConfigError(
+                f"no node had room for one trial, {asked}, within {ROOM_PATIENCE:g} s; free in all "
+                f"are {free}: start a node that has it, end what takes it, or lower "
+                "resources.cpus_per_trial or resources.gpus_per_trial"
+            )
+        if waited > told:
+            print(f"isoflop: waiting for a node with {asked}; free in all: {free}", file=sys.stderr)
+            told = waited + TOLD_EVERY
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {resources[name]:g}" for name in ("CPU", "GPU") if name in resources)
 
 
 def check_seen(place: Place) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray.train
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -13,8 +14,8 @@ from typing_extensions import override
 
 from model.parallel import TorchGroup
 from tuner import corpora, space
-from tuner.attempt import attempt, began, checkpoint_of
-from tuner.backends.contract import AttemptError, Job
+from tuner.attempt import attempt, checkpoint_of, read
+from tuner.backends.contract import AttemptError, Job, WorkerLostError
 from tuner.backends.train import TrainRun
 from tuner.question import Question
 from tuner.storage import Place
@@ -28,12 +29,12 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
         job: what all trials of the sweep share.
 
     Raises:
-        AttemptError: what a worker raised.
+        AttemptError: what a worker raised, or that one is gone.
     """
     resources = job.sweep.resources
     system, path = (job.checkpoints / "workers").opened
     each = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _work,
         train_loop_config={"config": config, "job": job},
         scaling_config=ScalingConfig(
@@ -55,6 +56,19 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
         raise _cause(error) from None
 
 
+class _Trainer(TorchTrainer):
+    """Leaves it to the driver to free what a trial that is stopped still holds: `nodes.reclaim`.
+
+    Ray's own cleaner, an actor a trial, asks the dashboard whether the trial's controller lives.
+    Where there is none it never learns, and stays for good, as do the cores that it should free.
+    """
+
+    @override
+    def _create_default_callbacks(self) -> list[Any]:
+        kept = super()._create_default_callbacks()
+        return [one for one in kept if not isinstance(one, PlacementGroupCleanerCallback)]
+
+
 def _work(told: dict[str, Any]) -> None:
     """One worker: all compute, the first one writes the checkpoint, all report at once."""
     from tuner.trainable import result  # noqa: PLC0415  which imports this module
@@ -64,9 +78,10 @@ def _work(told: dict[str, Any]) -> None:
     group = TorchGroup()
     run = TrainRun(job, trial, micro_batch_size=config["micro_batch_size"], group=group)
     checkpoint = checkpoint_of(job, trial.key)
-    start = began(checkpoint)
-    for progress in attempt(run, _Read(checkpoint.uri) if group.rank else checkpoint):
-        ray.train.report({**result(trial.key, progress, job, run.device), "began": start})
+    saved = read(checkpoint)
+    kept = _Read(checkpoint.uri) if group.rank else checkpoint
+    for progress in attempt(run, kept, saved):
+        ray.train.report({**result(trial.key, progress, job, run.device), "began": saved.step})
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,13 @@ class _Read(Place):
         """Leave it to the first."""
 
 
-def _cause(error: Exception) -> Exception:
-    """What the first of the failed workers raised; the failure itself where nothing is known."""
+def _cause(error: Exception) -> AttemptError:
+    """Why a trial died: what a worker of it says of the attempt, or that one of them is gone.
+
+    Anything else that one raises may be another's end as it sees it: a connection closed by a peer.
+    """
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     raised = [failure for failure in failures.values() if isinstance(failure, AttemptError)]
-    return next(iter(raised or failures.values()), error)
+    first = next(iter(failures.values()), error)
+    said = str(first).strip().partition("\n")[0]
+    return raised[0] if raised else WorkerLostError(f"{type(first).__name__}: {said}")

@@ -25,6 +25,7 @@ from ray.tune import (
     TuneConfig,
 )
 from ray.tune.experiment import Trial as RayTrial
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from data.corpus import Corpus
 from data.errors import CorpusError
@@ -293,15 +294,23 @@ def _slot(job: Job, ledger: Ledger) -> Slot:
 
 
 def _probed(job: Job) -> list[Slot]:
-    """The slot of each kind of GPU that the cluster has now; without GPUs, of one node."""
+    """The slot of each kind of GPU that the cluster has now; without GPUs, of one node.
+
+    Raises:
+        ConfigError: as `nodes.room`, and what the probe raises.
+    """
     resources = job.sweep.resources
     kinds = _kinds_of_gpu() if resources.gpus_per_trial else []
     probe = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(
         trainable.find_slot
     )
-    places = [{kind: MARK} for kind in kinds] or [{}]
+    asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    share = {name: amount for name, amount in asked.items() if amount}
+    shares = [share | {kind: MARK} for kind in kinds] or [share]
     try:
-        return ray.get([probe.options(resources=place).remote(job) for place in places])
+        with nodes.room(shares) as held:
+            there = [PlacementGroupSchedulingStrategy(placement_group=group) for group in held]
+            return ray.get([probe.options(scheduling_strategy=one).remote(job) for one in there])
     except RayTaskError as error:
         if isinstance(error.cause, ConfigError | CorpusError):
             raise error.cause from None

@@ -8,7 +8,7 @@ from ray import tune
 
 from model.progress import Progress
 from tuner import corpora, space
-from tuner.attempt import attempt, began, checkpoint_of
+from tuner.attempt import attempt, checkpoint_of, read
 from tuner.backends import contract
 from tuner.backends.contract import Job
 from tuner.question import Question
@@ -35,9 +35,9 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
         job, trial, attempt=config["attempt"], micro_batch_size=config["micro_batch_size"]
     )
     checkpoint = checkpoint_of(job, trial.key)
-    start = began(checkpoint)
-    for progress in attempt(run, checkpoint):
-        tune.report({**result(trial.key, progress, job, run.device), "began": start})
+    saved = read(checkpoint)
+    for progress in attempt(run, checkpoint, saved):
+        tune.report({**result(trial.key, progress, job, run.device), "began": saved.step})
 
 
 def find_slot(job: Job) -> Slot:

@@ -7,7 +7,7 @@ from cluster.service.configuration import Configuration
 from cluster.service.records import Answer, Run
 from cluster.service.state import State
 from model.progress import Progress
-from tuner.attempt import attempt, began
+from tuner.attempt import attempt, read
 from tuner.backends import contract
 from tuner.backends.contract import FinalError, OutOfMemoryError
 from tuner.slot import Slot
@@ -58,7 +58,7 @@ def trial_of(state: State, asked: Configuration) -> Trial:
 def spent(state: State, run: Run) -> int:
     """FLOP to charge for a run that is stopped now: what was asked, up to its next report."""
     trial = trial_of(state, run.configuration)
-    reached = began(Place.of(state.checkpoint(run.configuration)))
+    reached = read(Place.of(state.checkpoint(run.configuration))).step
     if reached >= trial.steps:
         return run.flops
     return math.ceil(run.flops * trial.next_report(reached) / trial.steps)

@@ -1,6 +1,7 @@
 """The engine on a law, in simulated time: what it decides, and that nothing it decided is lost."""
 
 import math
+import pickle
 import random
 import time
 from pathlib import Path
@@ -9,10 +10,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from driving import drive, engine_in, provenance, start, table
+from ray.exceptions import RayTaskError
 
 from tuner import driver, plan, simulate, soundness, space
 from tuner.backends import contract
-from tuner.backends.contract import Job, OutOfMemoryError
+from tuner.backends.contract import Job, OutOfMemoryError, WorkerLostError
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
@@ -514,6 +516,29 @@ def test_a_trial_that_crashes_on_a_cluster_is_given_up(small, tmp_path, monkeypa
     record = engine.ledger.record(trial.key)
     assert (record.status, record.reason) == ("failed", "its worker died")
     assert record.attempts <= 3 + 2 + GRACE / 5
+
+
+@pytest.mark.parametrize(("machine_lost", "status"), [(True, "waiting"), (False, "failed")])
+def test_a_lost_machine_costs_a_trial_on_several_no_attempt(
+    small, tmp_path, monkeypatch, machine_lost, status
+):
+    now = [0.0]
+    monkeypatch.setattr(driver, "Losses", lambda: Losses.__new__(Losses))
+    monkeypatch.setattr(Losses, "look", lambda self: None)
+    monkeypatch.setattr(Losses, "possible", True)
+    monkeypatch.setattr(Losses, "_last", 1.0 if machine_lost else -math.inf, raising=False)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    engine = engine_in(small(resources={"max_attempts": 1}, cap={"flops": 1e17}), tmp_path)
+    lives, trial = driver.Driver(engine, None).lives, engine.ask()
+    lives.driver.keys["ray's"] = trial.key
+    error = RayTaskError("run_trial", "a trace", WorkerLostError("RuntimeError: closed by peer"))
+    (tmp_path / "error").write_bytes(pickle.dumps(error))
+    died = SimpleNamespace(trial_id="ray's", pickled_error_file=str(tmp_path / "error"))
+    lives.on_trial_error(0, [], died)
+    assert engine.ledger.record(trial.key).status == "waiting"
+    now[0] = GRACE + 5
+    lives.on_step_end(0, [])
+    assert engine.ledger.record(trial.key).status == status
 
 
 def test_a_service_may_take_as_long_as_its_client_waits(small, tmp_path):

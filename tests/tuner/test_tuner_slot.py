@@ -1,18 +1,21 @@
 """How trials compute is chosen once a sweep, and everything after it keeps to the choice."""
 
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import ray
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import model.probe
 from data.errors import CorpusError
 from model.memory import USABLE, training_bytes
 from model.speed import Speed
-from tuner import corpora, driver, plan, probing, slot, space
+from tuner import corpora, driver, nodes, plan, probing, slot, space
 from tuner import sweep as sweeps
 from tuner.backends import contract
 from tuner.config import ConfigError, parse
@@ -128,9 +131,43 @@ def test_what_the_probe_meets_is_told_without_its_traceback(text, monkeypatch, c
 
     monkeypatch.setattr(sweeps.ray, "remote", lambda **_: lambda function: probe)
     monkeypatch.setattr(sweeps.ray, "get", get)
+    monkeypatch.setattr(sweeps.nodes, "room", lambda shares: nullcontext([]))
     with pytest.raises(type(cause)) as raised:
         sweeps._probed(SimpleNamespace(sweep=sweep_of(text)))
     assert str(raised.value) == str(cause)
+
+
+class Full:
+    """A placement group that no node has room for."""
+
+    def wait(self, seconds):
+        time.sleep(0.05)
+        return False
+
+
+def test_a_probe_that_no_node_has_room_for_says_so_and_ends(monkeypatch, capsys):
+    freed = []
+    monkeypatch.setattr(nodes, "placement_group", lambda bundles: Full())
+    monkeypatch.setattr(nodes, "remove_placement_group", freed.append)
+    monkeypatch.setattr(nodes.ray, "available_resources", lambda: {"CPU": 1.0, "memory": 5.0})
+    monkeypatch.setattr(nodes, "ROOM_PATIENCE", 0.2)
+    with (
+        pytest.raises(ConfigError, match=r"room for one trial, CPU 4, GPU 1, within 0.2 s; free in "
+                      r"all are CPU 1: start a node"),
+        nodes.room([{"CPU": 4.0, "GPU": 1.0}]),
+    ):  # fmt: skip
+        pytest.fail("there is no room")
+    assert len(freed) == 1
+    said = capsys.readouterr().err
+    assert said == "isoflop: waiting for a node with CPU 4, GPU 1; free in all: CPU 1\n"
+
+
+@pytest.mark.ray
+def test_the_probe_runs_in_the_room_that_was_held_for_it(local_ray):
+    with nodes.room([{"CPU": 2.0, "GPU": 1.0}]) as (group,):
+        held = PlacementGroupSchedulingStrategy(placement_group=group)
+        probe = ray.remote(num_cpus=2, num_gpus=1)(ray.get_gpu_ids)
+        assert ray.get(probe.options(scheduling_strategy=held).remote(), timeout=120) == [0]
 
 
 def test_a_faster_dtype_is_tried_on_the_sweep_s_own_corpus(text, corpus, units, monkeypatch):

@@ -74,6 +74,10 @@ class NodeLostError(AttemptError):
     """An attempt whose machine was taken away: no fault of the trial's, however often."""
 
 
+class WorkerLostError(AttemptError):
+    """An attempt on several devices that broke off; whose fault that was is for others to judge."""
+
+
 class OutOfMemoryError(AttemptError):
     """An attempt whose micro-batch did not fit; one at half of it may."""
 

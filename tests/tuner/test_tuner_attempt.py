@@ -1,0 +1,83 @@
+"""What an attempt finds of the one before, and what becomes of it."""
+
+import pickle
+
+import pytest
+from driving import engine_in
+
+from tuner.attempt import attempt, checkpoint_of, read
+from tuner.backends import contract
+from tuner.backends.contract import Job
+from tuner.driver import Driver
+from tuner.storage import Place
+from tuner.trainable import result
+
+
+@pytest.fixture
+def job(settled, tmp_path):
+    sweep = settled(budgets=[1e13], shapes={"per_budget": 3})
+    return Job(sweep=sweep, vocab_size=256, corpus=None, checkpoints=Place.of(tmp_path))
+
+
+@pytest.fixture
+def engine(job, tmp_path):
+    return engine_in(job.sweep, tmp_path)
+
+
+class Broken:
+    """Raises when it is unpickled: a class that is gone, a file of torch's cut short."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return raised, (self.error,)
+
+
+def raised(error):
+    raise error
+
+
+ERRORS = [KeyError("x"), AttributeError("x"), ValueError("x"), MemoryError(), RuntimeError("zip")]
+CONTENTS = [b"", b"neither", pickle.dumps((1, 2))[:-3], pickle.dumps(3), pickle.dumps(({}, [3]))]
+
+
+@pytest.mark.parametrize("content", CONTENTS + [pickle.dumps(Broken(error)) for error in ERRORS])
+def test_a_broken_checkpoint_is_told_and_the_trial_begins_anew(job, engine, capsys, content):
+    trial = engine.ask()
+    checkpoint = checkpoint_of(job, trial.key)
+    checkpoint.write(content)
+    reports = list(attempt(contract.start(job, trial), checkpoint))
+    assert [progress.step for progress in reports] == list(trial.report_steps)
+    told = capsys.readouterr().err
+    assert f"{trial.key}.pickle: broken" in told
+    assert "starting afresh" in told
+
+
+def test_a_checkpoint_is_read_once_an_attempt(job, engine, monkeypatch):
+    trial = engine.ask()
+    checkpoint, reads = checkpoint_of(job, trial.key), []
+    first = attempt(contract.start(job, trial), checkpoint)
+    seen = [next(first), next(first)]
+    whole = Place.read
+    monkeypatch.setattr(Place, "read", lambda self: reads.append(self) or whole(self))
+    saved = read(checkpoint)
+    assert saved.step == seen[-1].step
+    again = list(attempt(contract.start(job, trial), checkpoint, saved))
+    assert again[:2] == seen
+    assert [progress.step for progress in again] == list(trial.report_steps)
+    assert len(reads) == 1
+
+
+def test_a_checkpoint_that_cannot_be_removed_ends_no_sweep(job, engine, monkeypatch, capsys):
+    driver, trial = Driver(engine, job), engine.ask()
+    for progress in contract.start(job, trial):
+        last = {**result(trial.key, progress, job, "law"), "began": 0}
+
+    def refused(self):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(Place, "remove", refused)
+    assert driver.scheduler.on_trial_result(None, None, last) == driver.scheduler.CONTINUE
+    assert engine.ledger.record(trial.key).status == "completed"
+    assert "read-only file system; it stays there" in capsys.readouterr().err
