@@ -12,6 +12,8 @@ else.
                                                     F5 fractional GPUs share their memory
     D1 a Ray of somebody else's is joined           F6 Tune has no cap on FLOPs
     D2 the TensorBoard folder that Ray prints
+    D3 a Ray without RAY_AUTH_MODE lets everyone in
+    P1 cores of a stopped trial on several devices stay taken
 """
 
 import ast
@@ -56,6 +58,11 @@ HELD = {
     "F6": ["test_a_cap_that_runs_out_in_the_middle_is_kept_to_the_flop"],
     "D1": ["test_somebody_else_s_ray_is_joined_only_when_asked"],
     "D2": ["test_the_folder_that_is_printed_is_the_one_that_is_written"],
+    "D3": ["test_nothing_ray_misses", "test_a_broken_file_passes_ray_and_not_this"],
+    "P1": [
+        "test_what_an_actor_reserved_is_free_again_once_it_is_dead",
+        "test_what_they_do_not_finish_is_pruned_and_the_cores_are_free_again",
+    ],
 }  # fmt: skip
 
 
