@@ -11,7 +11,8 @@ import pytest
 
 SCHEDULES = ("linear", "cosine", "constant", "wsd")
 
-# One process a schedule is forked from one that has loaded torch, and kills itself while it trains.
+# One process a run and schedule is forked from one that has loaded torch and trains nothing itself;
+# it kills itself while it trains.
 CHILD = """
 import json, os, pickle, signal, sys
 from pathlib import Path
@@ -46,18 +47,21 @@ def train(schedule, folder, dies_at):
     weights = [weight.tolist() for weight in training.model.parameters()]
     (folder / f"{schedule}.weights").write_text(json.dumps(weights))
 
-for schedule in sys.argv[3:]:
-    child = os.fork()
-    if not child:
-        train(schedule, Path(sys.argv[1]), int(sys.argv[2]))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+runs, schedules = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for folder, dies_at in runs:
+    for schedule in schedules:
+        child = os.fork()
+        if not child:
+            train(schedule, Path(folder), dies_at)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def trained(folder, dies_at=-1):
-    """Exit codes of the children, each of which trains one schedule in `folder`."""
-    command = [sys.executable, "-c", CHILD, str(folder), str(dies_at), *SCHEDULES]
+def trained(*runs):
+    """Exit codes of the children: of each run, a folder and the step it dies at, each schedule."""
+    told = [(str(folder), dies_at) for folder, dies_at in runs]
+    command = [sys.executable, "-c", CHILD, json.dumps(told), json.dumps(SCHEDULES)]
     root = Path(__file__).parents[2]
     run = subprocess.run(
         command, cwd=root, capture_output=True, text=True, check=True,
@@ -70,10 +74,9 @@ def trained(folder, dies_at=-1):
 def folders(tmp_path_factory):
     """Of runs never disturbed, and of runs killed at step 17 and at step 33."""
     whole, cut = (tmp_path_factory.mktemp(name) for name in ("whole", "cut"))
-    assert trained(whole) == [0] * len(SCHEDULES)
-    assert trained(cut, 17) == [-signal.SIGKILL] * len(SCHEDULES)
-    assert trained(cut, 33) == [-signal.SIGKILL] * len(SCHEDULES)
-    assert trained(cut) == [0] * len(SCHEDULES)
+    codes = trained((whole, -1), (cut, 17), (cut, 33), (cut, -1))
+    ends = (0, -signal.SIGKILL, -signal.SIGKILL, 0)
+    assert codes == [end for end in ends for _ in SCHEDULES]
     return whole, cut
 
 
