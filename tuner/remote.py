@@ -6,6 +6,7 @@ service, too, answers once.
 
 import json
 import math
+import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ class Client:
             return float(json.loads(path.read_text())["loss"])
         loss = _loss(self._get("loss", asdict(query)))
         self.cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
+        # A name of its own: two processes may ask the same at the same moment.
+        temporary = path.with_suffix(f".{secrets.token_hex(8)}")
         temporary.write_text(
             json.dumps({"base_url": self.api.base_url} | asdict(query) | {"loss": loss})
         )

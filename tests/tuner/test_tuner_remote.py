@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -84,6 +85,21 @@ def test_nothing_is_asked_twice(tmp_path):
         assert [client_of(tmp_path, url).loss(QUERY) for _ in range(3)] == [3.5] * 3
         assert len(asked) == 1
     assert client_of(tmp_path, url).loss(QUERY) == 3.5  # with no service at all
+
+
+def test_two_who_ask_the_same_at_once_do_not_write_over_each_other(tmp_path, monkeypatch):
+    replace, others = Path.replace, []
+
+    def after_another(path, target):
+        if not others:
+            others.append(path)
+            others.append(client_of(tmp_path, url).loss(QUERY))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", after_another)
+    with service((200, '{"loss": 3.5}')) as (url, asked):
+        assert client_of(tmp_path, url).loss(QUERY) == others[1] == 3.5
+    assert len(asked) == 2
 
 
 def test_a_lost_connection_is_tried_again(tmp_path):
