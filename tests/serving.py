@@ -45,7 +45,7 @@ def running(state, port=0):
     server = uvicorn.Server(
         uvicorn.Config(
             api.build(state), host="127.0.0.1", port=port, log_level="critical", access_log=False,
-            ws="none", timeout_graceful_shutdown=1,
+            ws="none", proxy_headers=False, timeout_graceful_shutdown=1,
         )
     )  # fmt: skip
     thread = threading.Thread(target=server.run)

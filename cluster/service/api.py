@@ -104,9 +104,9 @@ def _add_course(app: FastAPI, desk: Desk) -> None:
         ]
         return PreviousRuns(previous_runs=answered)
 
-    @app.get("/health")
+    @app.get("/health", responses=_responses(503))
     async def health() -> Health:
-        """Whether the service answers."""
+        """Whether the service answers, and a runner works on what is asked."""
         desk.check()
         return Health(status="ok", backend=desk.state.settings.backend)
 

@@ -20,9 +20,10 @@ from ray.serve.schema import LoggingConfig
 
 from cluster.service import api
 from cluster.service.address import shared_socket
-from cluster.service.executors import RayTasks, Threads
+from cluster.service.executors import Threads
 from cluster.service.runner import Runner
 from cluster.service.state import State
+from cluster.service.tasks import RayTasks
 from tuner.config import ConfigError
 
 HEAD = {"node:__internal_head__": 0.001}

@@ -1,6 +1,7 @@
 """The desk: what a request becomes. Every process has its own; none keeps a state."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 
 from cluster.service import configuration, keys
@@ -15,12 +16,15 @@ from cluster.service.refusals import (
     NothingAsked,
     OutOfRange,
     Refusal,
+    Silent,
     TooMany,
     UnknownKey,
 )
 from cluster.service.state import State
 from tuner.space import Trial
 
+RUNNER_SILENCE = 30.0
+"""Seconds without a sign of the runner after which it counts as dead; it gives one a second."""
 LOOK_EVERY = 0.01
 """Seconds between two looks for answers: one number read from shared memory each."""
 
@@ -47,6 +51,8 @@ class Desk:
         per_second = state.settings.limits.requests_per_second
         self._rates = Rates(per_second / replicas) if per_second else None
         self._watch = Watch(self._reading)
+        self._waiting: Counter[int] = Counter()
+        self._waiting_limit = max(1, state.settings.limits.waiting // replicas)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -92,22 +98,19 @@ class Desk:
         Raises:
             Refusal: it is not accepted; nothing is charged.
         """
-        has = self._reading.alive(key, asked)
-        if has is not None:
-            return has
-        settings = self.state.settings
-        self._check(asked)
-        return await asyncio.to_thread(
-            self._writing.accept, key, asked,
-            budget=settings.budget, at_most=settings.limits.queued,
-        )  # fmt: skip
+        has = self._reading.answerable(key, asked)
+        return await asyncio.to_thread(self._accept, key, asked) if has is None else has
 
-    def _check(self, asked: Configuration) -> None:
+    def _accept(self, key: Key, asked: Configuration) -> Run:
+        """In a thread: it reads a record, and waits for whoever else writes."""
         settings, settled = self.state.settings, self.state.settled
         configuration.check(asked, settings.ranges)
         trial = configuration.trial(settings, asked, settled.vocab_size, settled.most_tokens)
         if settings.backend == "replay":
             _recorded(self.state, trial)
+        return self._writing.accept(
+            key, asked, budget=settings.budget, at_most=settings.limits.queued
+        )
 
     async def answered(self, key: Key, asked: Configuration) -> Run:
         """The same once it is over, however long that takes.
@@ -115,14 +118,27 @@ class Desk:
         Raises:
             Refusal: it is not accepted, or ended without an answer.
         """
-        run = await self._watch.over(await self.ask(key, asked))
+        has = self._reading.answerable(key, asked)
+        run = has if has is not None and has.over else await self._waited(key, asked)
         if run.status == "completed":
             return run
+        if run.status == "diverged":
+            raise OutOfRange(f"{run.reason}; {run.charged} FLOP charged")
         if run.status == "refused":
             raise OutOfRange(f"{run.reason}; not charged")
         if run.status == "canceled":
             raise Refusal("the run was canceled")
         raise Failed(f"the run failed, and is not charged; ask again. Cause: {run.reason}")
+
+    async def _waited(self, key: Key, asked: Configuration) -> Run:
+        limit = self._waiting_limit
+        if self._waiting[key.number] >= limit:
+            raise TooMany(f"{limit} requests of this key wait already; ask later, or POST /runs")
+        self._waiting[key.number] += 1
+        try:
+            return await self._watch.over(await self.ask(key, asked))
+        finally:
+            self._waiting[key.number] -= 1
 
     async def cancel(self, key: Key, run: str) -> Run:
         """Give a run up.
@@ -172,12 +188,16 @@ class Desk:
         )
 
     def check(self) -> None:
-        """Make sure that the record can be read.
+        """Make sure that the record can be read, and that a runner is at work.
 
         Raises:
             sqlite3.Error: it cannot.
+            Silent: none has been for a while.
         """
         self._reading.version()
+        silence = self.state.runner.silence()
+        if silence > RUNNER_SILENCE:
+            raise Silent("the runner does not answer: what is asked waits until it is back")
 
 
 class Watch:

@@ -125,29 +125,30 @@ class Ledger:
             known = self.key(key.number)
             if known.revoked:
                 raise UnknownKey("it was revoked")
-            has = self.alive(key, asked)
+            has = self.answerable(key, asked)
             if has is not None:
                 return has
-            _afford(known, asked.train_flops, budget if known.budget is None else known.budget)
+            cost = asked.train_flops - self._paid(key.number, asked.key)
+            _afford(known, cost, budget if known.budget is None else known.budget)
             if self.waiting(key) >= at_most:
                 raise TooMany(f"{at_most} runs of this key are waiting; ask again later")
             run = secrets.token_hex(8)
             db.execute(
                 "INSERT INTO runs (id, key, configuration, flops, status, asked) "
                 "VALUES (?, ?, ?, ?, 'queued', ?)",
-                (run, key.number, asked.key, str(asked.train_flops), _now()),
+                (run, key.number, asked.key, str(cost), _now()),
             )
-            self._book(key.number, reserved=asked.train_flops)
+            self._book(key.number, reserved=cost)
             answer = self.answer(asked)
             if answer is not None:
                 self._complete(self.run(run), answer)
             return self.run(run)
 
-    def alive(self, key: Key, asked: Configuration) -> Run | None:
-        """The key's run of this configuration that waits, trains or is answered."""
+    def answerable(self, key: Key, asked: Configuration) -> Run | None:
+        """The key's run of this configuration that waits, trains, is answered or diverged."""
         row = self._one(
             "SELECT * FROM runs WHERE key = ? AND configuration = ? "
-            "AND status IN ('queued', 'running', 'completed')",
+            "AND status IN ('queued', 'running', 'completed', 'diverged')",
             key.number, asked.key,
         )  # fmt: skip
         return None if row is None else run_of(row)
@@ -261,12 +262,20 @@ class Ledger:
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)",
                 (asked.key, answer.loss, answer.by),
             )
-            rows = db.execute(
-                "SELECT * FROM runs WHERE configuration = ? AND status IN ('queued', 'running')",
-                (asked.key,),
-            )
-            for row in rows.fetchall():
-                self._complete(run_of(row), answer)
+            for run in self._unfinished(asked):
+                self._complete(run, answer)
+
+    def diverge(self, asked: Configuration, reason: str, spent: int) -> None:
+        """A training has no loss and would not have one again: whoever waits for it has paid.
+
+        Args:
+            asked: what was trained.
+            reason: what is told.
+            spent: FLOP, of `asked.train_flops`, up to where it diverged.
+        """
+        with self._transaction():
+            for run in self._unfinished(asked):
+                self._end(run, "diverged", reason, spent=spent)
 
     def wait_again(self, run: Run, *, deaths: int = 0) -> None:
         """An attempt is over before its end: let the run wait for another."""
@@ -284,17 +293,45 @@ class Ledger:
                 self._end(run, status, reason)
 
     def stopped(self, run: Run, spent: int) -> None:
-        """A canceled run has ceased to train: charge what it spent, give back the rest."""
+        """A canceled run has ceased to train: charge what it spent, give back the rest.
+
+        Args:
+            run: the run.
+            spent: FLOP that its configuration's training has taken, earlier runs' included.
+        """
         with self._transaction():
             found = self.run(run.id)
             if found.status == "canceled" and not found.ended:
-                self._end(found, "canceled", "canceled", charged=min(spent, found.flops))
+                self._end(found, "canceled", "canceled", spent=spent)
 
     def _complete(self, run: Run, answer: Answer) -> None:
         self._set(run, loss=answer.loss, answered_by=answer.by)
-        self._end(run, "completed", "", charged=run.flops)
+        self._end(run, "completed", "", spent=run.configuration.train_flops)
 
-    def _end(self, run: Run, status: Status, reason: str, *, charged: int = 0) -> None:
+    def _unfinished(self, asked: Configuration) -> list[Run]:
+        """Everybody's runs that wait for the answer to a configuration."""
+        return list(
+            map(
+                run_of,
+                self._all(
+                    "SELECT * FROM runs WHERE configuration = ? "
+                    "AND status IN ('queued', 'running')",
+                    asked.key,
+                ),
+            )
+        )
+
+    def _paid(self, key: int, configuration: str) -> int:
+        """FLOP that a key was charged for a configuration: of runs that it canceled."""
+        rows = self._all(
+            "SELECT charged FROM runs WHERE key = ? AND configuration = ?", key, configuration
+        )
+        return sum(int(row["charged"]) for row in rows)
+
+    def _end(self, run: Run, status: Status, reason: str, *, spent: int = 0) -> None:
+        # What was paid for an earlier run of the configuration is not paid twice.
+        spent = min(spent, run.configuration.train_flops)
+        charged = max(0, spent - self._paid(run.key, run.configuration.key))
         self._set(run, status=status, reason=reason, charged=str(charged), ended=_now())
         self._book(run.key, reserved=-run.flops, charged=charged)
 

@@ -63,7 +63,7 @@ def add(app: FastAPI, desk: Desk) -> None:
         response = RedirectResponse("/", 303, headers=HEADERS)
         response.set_cookie(
             COOKIE, desk.session(key), max_age=SESSION_SECONDS, httponly=True, samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=_is_private(request, trusts_proxy=desk.state.settings.trusts_proxy),
         )  # fmt: skip
         return response
 
@@ -76,6 +76,13 @@ def add(app: FastAPI, desk: Desk) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(description.render(api=app.openapi()), headers=HEADERS)
+
+
+def _is_private(request: Request, *, trusts_proxy: bool) -> bool:
+    """Whether the browser speaks TLS, to us or to the proxy before us."""
+    told = request.headers.get("X-Forwarded-Proto", "") if trusts_proxy else ""
+    # A chain of proxies appends: the first is the one that the browser spoke to.
+    return (told.split(",")[0].strip().lower() or request.url.scheme) == "https"
 
 
 def _content(desk: Desk, key: Key) -> dict[str, Any]:

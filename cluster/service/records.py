@@ -7,8 +7,9 @@ from typing import Literal
 from cluster.service.configuration import Configuration
 from cluster.service.keys import Key
 
-Status = Literal["queued", "running", "completed", "refused", "failed", "canceled"]
-"""`refused`: cannot be answered, whoever tries; `failed`: our fault. Neither is charged."""
+Status = Literal["queued", "running", "completed", "diverged", "refused", "failed", "canceled"]
+"""`diverged`: has no loss, and is charged up to there; `refused`: cannot be answered, whoever
+tries; `failed`: our fault. The last two are not charged."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -40,7 +41,7 @@ CREATE TABLE IF NOT EXISTS runs (
     ended TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX IF NOT EXISTS asked_once ON runs (key, configuration)
-    WHERE status IN ('queued', 'running', 'completed');
+    WHERE status IN ('queued', 'running', 'completed', 'diverged');
 CREATE INDEX IF NOT EXISTS unfinished ON runs (status) WHERE status IN ('queued', 'running');
 CREATE TABLE IF NOT EXISTS answers (  -- one training answers every key that asks for it
     configuration TEXT PRIMARY KEY,

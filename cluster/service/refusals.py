@@ -55,5 +55,11 @@ class Failed(Refusal):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class Silent(Refusal):
+    """Nothing is computed at present."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 SHOWN = 200
 """Characters of an unknown key that are sent back: enough to see how its encoding arrived."""

@@ -71,6 +71,8 @@ class Limits(Section):
 
     queued: Count = 1000
     """Runs of one key that may wait or train at once."""
+    waiting: Count = 1000
+    """Requests of one key that may wait at `/loss` at once."""
     requests_per_second: Positive | None = None
     """Of one key, in bursts of up to as many; left out: no limit."""
     body: Count = 65_536
@@ -90,6 +92,8 @@ class Settings(Section):
     """Of weights, data order and the law's noise."""
     convention: Literal["exact", "6ND"] = "exact"
     """How a step's FLOPs are counted."""
+    trusts_proxy: bool = False
+    """Only a proxy reaches the service: what it says in X-Forwarded-Proto is believed."""
     ranges: Ranges = Ranges()
     limits: Limits = Limits()
     data: Data = Data()
@@ -103,6 +107,11 @@ class Settings(Section):
     def _whole(self) -> Self:
         if self.backend == "replay" and not self.replay.table:
             raise ValueError('replay.table: missing. Add it, e.g. table = "runs/demo"')
+        if self.resources.devices != 1:
+            raise ValueError(
+                f"resources.devices: {self.resources.devices!r}, but a service trains each run on "
+                "one device; leave it out"
+            )
         return self
 
     @cached_property
@@ -126,7 +135,7 @@ class Settings(Section):
     @property
     def determining(self) -> str:
         """What answers are a function of, as JSON: a state folder belongs to it."""
-        free = {"name": True, "budget": True, "ranges": True, "limits": True, "resources": True}
+        free = {"name", "budget", "ranges", "limits", "resources", "trusts_proxy"}
         return self.model_dump_json(exclude=free)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.service.configuration import Configuration
 from cluster.service.ledger import Ledger
+from cluster.service.pulse import Pulse
 from cluster.service.settings import Settings
 from data.corpus import Corpus
 from tuner import corpora, plan
@@ -63,6 +64,20 @@ class State:
     def checkpoint(self, asked: Configuration) -> Path:
         """Where the training of a configuration keeps its state, whoever asked for it."""
         return self.checkpoints / f"{asked.digest}.pickle"
+
+    def pulse(self, asked: Configuration) -> Pulse:
+        """By which the training of a configuration shows that it goes on."""
+        return Pulse(path=self.checkpoints / f"{asked.digest}.pulse")
+
+    def forget(self, asked: Configuration) -> None:
+        """Remove what the training of a configuration left."""
+        self.checkpoint(asked).unlink(missing_ok=True)
+        self.pulse(asked).forget()
+
+    @property
+    def runner(self) -> Pulse:
+        """By which the runner shows that it is at work."""
+        return Pulse(path=self.folder / "runner.pulse")
 
 
 def prepare(settings: Settings, folder: Path) -> State:

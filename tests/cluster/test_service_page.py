@@ -47,6 +47,17 @@ def test_a_stranger_sees_a_form_and_nothing_else(service):
     assert "<table>" not in page.text
 
 
+def test_only_a_proxy_that_is_trusted_says_that_it_speaks_tls(tmp_path):
+    for trusts in (False, True):
+        with serving(tmp_path / str(trusts), trusts_proxy=trusts) as (url, _):
+            for told, secure in (("https", trusts), ("https, http", trusts), ("http", False)):
+                answer = requests.post(
+                    f"{url}/login", data={"key": KEY}, headers={"X-Forwarded-Proto": told},
+                    allow_redirects=False, timeout=60,
+                )  # fmt: skip
+                assert ("Secure" in answer.headers["Set-Cookie"]) == secure
+
+
 def test_the_cookie_is_not_the_key_and_no_script_reads_it(service):
     url, _ = service
     answer = requests.post(f"{url}/login", data={"key": KEY}, allow_redirects=False, timeout=60)

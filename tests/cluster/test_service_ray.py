@@ -169,7 +169,7 @@ def test_a_run_that_this_machine_can_never_start_is_told(tmp_path, monkeypatch):
 
 
 def test_a_gpu_is_not_used_as_the_cpu_was(tmp_path):
-    from cluster.service.executors import _slot
+    from cluster.service.tasks import _slot
 
     state = prepare(settings_of(), tmp_path)
     gpu = replace(state, settings=settings_of(resources={"gpus_per_trial": 1}))
@@ -186,6 +186,7 @@ def test_a_gpu_is_not_used_as_the_cpu_was(tmp_path):
         (["--key", ""], "--key: is empty; leave it out, or name one"),
         (["--config", "none.toml"], "none.toml: no such file. Ready ones are course and cpu"),
         (["-s", "limits.queud=3"], "course.toml: unknown key `limits.queud`. Did you mean"),
+        (["-s", "resources.devices=2"], "course.toml: resources.devices: 2, but a service trains"),
         (["--backend", "replay"], "course.toml: replay.table: missing. Add it"),
         (["--dir", "/proc/nowhere"], "/proc/nowhere: cannot be written to"),
     ],

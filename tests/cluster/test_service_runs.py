@@ -1,11 +1,16 @@
 """The asynchronous addresses, the other backends, and what goes wrong while a run is answered."""
 
+import asyncio
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 from serving import COURSE, KEY, running, serving, settings_of
 
+from cluster.service import desk
+from cluster.service.refusals import OutOfRange
 from cluster.service.state import prepare
 from model.progress import DIVERGED_LOSS, Progress
 from tuner.backends import contract
@@ -106,7 +111,10 @@ def test_a_training_that_diverged_is_refused_with_no_loss(tmp_path, monkeypatch)
         refused = call("GET", url, "loss", params=COURSE)
         assert refused.status_code == 404
         assert refused.json()["message"].startswith("the training diverged by step 3 of ")
-        assert call("GET", url, "budget").json()["left"] == 2e18
+        (run,) = call("GET", url, "runs").json()["runs"]
+        assert 0 < run["charged"] < 10**16  # three steps of many: nobody trains for nothing
+        assert call("GET", url, "loss", params=COURSE).json() == refused.json()
+        assert call("GET", url, "total_flops_used").json() == run["charged"]
         assert call("GET", url, "previous_runs").json() == {"previous_runs": []}
 
 
@@ -131,6 +139,31 @@ def test_requests_beyond_the_rate_are_told_to_wait(tmp_path):
         statuses = [call("GET", url, "budget").status_code for _ in range(6)]
         assert statuses[:2] == [200, 200]
         assert 429 in statuses
+
+
+def test_so_many_requests_of_a_key_may_wait_and_answers_on_record_do_not(tmp_path):
+    with serving(tmp_path, law=WAITS, limits={"waiting": 2}) as (url, _):
+        assert call("GET", url, "loss", params=COURSE).status_code == 200
+        asked = [COURSE | {"d_model": 64 + width} for width in range(5)]
+        with ThreadPoolExecutor(5) as pool:
+            waiting = [pool.submit(call, "GET", url, "loss", params=one) for one in asked]
+            assert call("GET", url, "loss", params=COURSE).status_code == 200
+            statuses = Counter(one.result().status_code for one in waiting)
+        assert statuses == {200: 2, 429: 3}
+        assert call("GET", url, "total_flops_used").json() == 3 * 10**16
+
+
+def test_a_record_is_read_beside_the_loop_that_answers(tmp_path, monkeypatch):
+    def recorded(*_):
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        raise OutOfRange("seen")
+
+    table = tmp_path / "record.csv"
+    table.write_text(RECORD)
+    monkeypatch.setattr(desk, "_recorded", recorded)
+    with serving(tmp_path, backend="replay", replay={"table": str(table)}) as (url, _):
+        assert call("GET", url, "loss", params=COURSE).json() == {"message": "seen"}
 
 
 def test_a_body_that_is_too_long_is_refused(tmp_path):
