@@ -59,7 +59,9 @@ def serve(
     laid = [*(settings or ()), *([f'backend="{backend}"'] if backend else [])]
     laid += [f"budget={budget!r}"] if budget else []
     loaded = load(config, laid)
-    check_free(host, port, say=partial(talk.print, markup=False))
+    say = partial(talk.print, markup=False)
+    if address is None:  # on a cluster what a killed service left must be ended first
+        check_free(host, port, say=say)
     state = prepare(loaded, folder)
     ledger = state.ledger()
     if key is not None:
@@ -72,7 +74,7 @@ def serve(
     ledger.close()
     from cluster.service import deploy  # takes seconds: mistakes are told before
 
-    for url in deploy.run(state, host=host, port=port, replicas=replicas, address=address):
+    for url in deploy.run(state, host=host, port=port, replicas=replicas, say=say, address=address):
         talk.print(f"serving {url} (page at /, description at /docs); Ctrl-C ends it")
         talk.print(f"what is asked and answered is kept in {folder}", markup=False)
 

@@ -5,8 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ray.serve.config import ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from cluster.service import api
-from cluster.service.address import shared_socket
+from cluster.service.address import check_free, shared_socket
 from cluster.service.executors import Threads
 from cluster.service.runner import Runner
 from cluster.service.state import State
@@ -28,6 +28,8 @@ from tuner.config import ConfigError
 
 HEAD = {"node:__internal_head__": 0.001}
 """Where the ledger's file lies: SQLite's log is shared memory of one machine."""
+TRAINER = "trainer"
+"""Serve's name for what holds the runner."""
 LEAVING = 2
 """Seconds that requests have to end when the service does; whoever waits asks again for nothing."""
 
@@ -39,6 +41,10 @@ class Trainer:
         executor = RayTasks(state) if state.settings.backend == "train" else Threads(state)
         self.runner = Runner(state, executor)
         self.runner.start()
+
+    def folder(self) -> Path:
+        """Of the service."""
+        return self.runner.state.folder
 
     def check_health(self) -> None:
         """Let Serve start another runner where this one has stopped.
@@ -100,19 +106,26 @@ def deploy(state: State, *, replicas: int, host: str, port: int) -> None:
     )(Trainer)
     serve.run_many(
         [
-            RunTarget(training.bind(state), name="trainer", route_prefix=None),
+            RunTarget(training.bind(state), name=TRAINER, route_prefix=None),
             RunTarget(answering.bind(state, replicas, host, port), name="front", route_prefix=None),
         ]
     )
 
 
 def run(
-    state: State, *, host: str, port: int, replicas: int, address: str | None = None
+    state: State,
+    *,
+    host: str,
+    port: int,
+    replicas: int,
+    say: Callable[[str], None],
+    address: str | None = None,
 ) -> Iterator[str]:
     """Serve until a signal comes; yields the base URL once it answers.
 
     Raises:
-        ConfigError: another process serves this folder, or this machine can never start a run.
+        ConfigError: another process serves this folder or from this cluster, the address is taken,
+            or this machine can never start a run.
     """
     with _alone(state.folder), _ray(address):
         if state.settings.backend == "train" and address is None:
@@ -120,12 +133,28 @@ def run(
 
             check_room(state.settings.sweep)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        if address is not None:  # a cluster outlives who used it, and Serve lives there
+            end_leftover(state.folder)
+        check_free(host, port, say=say)
         serve.start(proxy_location=ProxyLocation.Disabled)
         deploy(state, replicas=replicas, host=host, port=port)
         over = _signaled()
         yield f"http://{host}:{port}"
         while not over.wait(1):
             pass
+        serve.shutdown()
+
+
+def end_leftover(folder: Path) -> None:
+    """End the service that a process which was killed left on this cluster.
+
+    Raises:
+        ConfigError: the process that started it lives, and serves another folder.
+    """
+    if TRAINER not in serve.status().applications:
+        return
+    theirs = serve.get_app_handle(TRAINER).folder.remote().result(timeout_s=60)
+    with nullcontext() if theirs == folder else _alone(theirs):
         serve.shutdown()
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 from urllib.parse import quote
 
 import pytest
@@ -165,7 +166,36 @@ def test_a_run_that_this_machine_can_never_start_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(deploy.ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(deploy.serve, "start", lambda **_: pytest.fail("it was started"))
     with pytest.raises(ConfigError, match=r"gpus_per_trial = 1: this machine has 0"):
-        next(deploy.run(replace(state, settings=wants), host="127.0.0.1", port=1, replicas=1))
+        next(
+            deploy.run(
+                replace(state, settings=wants), host="127.0.0.1", port=1, replicas=1, say=print
+            )
+        )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ray.serve, as it is loaded
+def test_what_a_killed_service_left_on_a_cluster_is_ended_and_a_living_one_is_not(
+    tmp_path, monkeypatch
+):
+    from cluster.service import deploy
+
+    ended, left, own = [], tmp_path / "left", tmp_path / "own"
+    left.mkdir()
+    trainer = MagicMock()
+    trainer.folder.remote().result.return_value = left
+    monkeypatch.setattr(deploy.serve, "get_app_handle", lambda _: trainer)
+    monkeypatch.setattr(deploy.serve, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(deploy.serve, "status", lambda: MagicMock(applications={}))
+    deploy.end_leftover(own)
+    assert not ended
+    monkeypatch.setattr(deploy.serve, "status", lambda: MagicMock(applications={"trainer": 1}))
+    with deploy._alone(left), pytest.raises(ConfigError, match="left: another process serves"):
+        deploy.end_leftover(own)
+    assert not ended
+    deploy.end_leftover(own)
+    with deploy._alone(left):
+        deploy.end_leftover(left)
+    assert len(ended) == 2
 
 
 def test_a_gpu_is_not_used_as_the_cpu_was(tmp_path):
