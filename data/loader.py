@@ -132,7 +132,7 @@ class Loader:
             stream = np.random.SeedSequence([self._seed, epoch])
             keys = stream.generate_state(2 * ROUNDS + 1, np.uint64).astype(np.uint64)
             windows[rows] = permute(places[rows], self._count, keys[1:])
-            offsets[rows] = keys[0] % self.context_length
+            offsets[rows] = int(keys[0]) % self.context_length  # NumPy 1 would divide floats
         return self._windows.read(windows, offsets)
 
 
