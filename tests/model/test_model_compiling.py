@@ -98,7 +98,9 @@ def tokens(shape, batch=4):
 
 def test_a_shape_is_compiled_once_however_many_models_and_shapes_there_are(compiled):
     shapes = [dataclasses.replace(SHAPE, d_ff=8 * n) for n in (1, 2)]
-    with torch._dynamo.config.patch(recompile_limit=1):  # 8 by default: the same, sooner
+    settings = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+    with settings.patch({limit: 1}):  # 8 by default: the same, sooner; torch 2.6 has the older name
         for _ in range(2):
             for shape in shapes:
                 call, _ = way(shape)
