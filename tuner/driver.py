@@ -176,21 +176,40 @@ class _Lives(Callback):
         if time.monotonic() - self._looked < LOOK_EVERY:
             return
         self._looked = time.monotonic()
+        self.driver.engine.live()
         if self.driver.together:
             nodes.reclaim()
         self._losses.look()
         self._judge()
         for key, seconds in self.driver.engine.silent().items():
-            actor = self._running[key].temporary_state.ray_actor
+            trial = self._running.get(key)
+            actor = None if trial is None else trial.temporary_state.ray_actor
             if key not in self._silent and actor is not None:
                 self._silent[key] = seconds
                 ray.kill(actor)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        """Nothing more will be asked of it."""
+        self._forget(trial)
+
+    def _forget(self, trial: RayTrial) -> str:
+        """Let go of what Ray keeps of every trial to its sweep's end; the trial's key.
+
+        Its running statistics of each metric are most of that, and nothing here reads them.
+        """
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
+        key = self.driver.keys[trial.trial_id]
+        self._running.pop(key, None)
+        return key
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
         """Let the trial wait for another attempt."""
-        key = self.driver.keys[trial.trial_id]
+        key = self._forget(trial)
         seconds, error = self._silent.pop(key, None), _error(trial)
         reason = _reason(error) if seconds is None else f"it hung: no report for {seconds:.0f} s"
         cause = error.cause if isinstance(error, RayTaskError) else None

@@ -7,6 +7,7 @@ so an engine built on the same folder after any death goes on where the other st
 
 import math
 import time
+from collections.abc import Iterator
 from enum import Enum
 
 from model.progress import Progress
@@ -36,7 +37,7 @@ Verdict = tuple[Status, str]
 class Nothing(Enum):
     """Why there is no trial to hand out."""
 
-    YET = "wait for a running trial"
+    YET = "wait for a running trial, of this sweep or another"
     LEFT = "the sweep is done"
 
 
@@ -76,19 +77,40 @@ class Engine:
         nothing = Nothing.YET if self.ledger.has("running") else Nothing.LEFT
         if self.hopeless:
             return nothing
+        is_short = put_off = False
+        for trial in self._waiting():
+            if self._put_off(trial):
+                put_off = True
+            elif self._start(trial):
+                return trial
+            elif nothing is Nothing.LEFT:  # no running trial will give anything back
+                record = self.ledger.record(trial.key)
+                self._end(record, "failed", "cap: nothing is left for another attempt")
+            else:
+                is_short = True
+        while not is_short and (proposed := self._propose()):
+            if self._recalled(proposed):
+                continue
+            if self._put_off(proposed):
+                put_off = True
+            elif self._start(proposed):
+                return proposed
+            else:
+                is_short = True
+        return Nothing.YET if put_off else nothing
+
+    def _waiting(self) -> Iterator[Trial]:
+        """Trials that wait for an attempt, but for those that another sweep has answered now."""
         for record in self.ledger.records("waiting"):
             trial = self.trial(record)
-            if self._start(trial):
-                return trial
-            if nothing is Nothing.LEFT:  # no running trial will give anything back
-                self._end(record, "failed", "cap: nothing is left for another attempt")
-        while not self.ledger.has("waiting"):
-            proposed = self._propose()
-            if proposed is None:
-                break
-            if not self._recalled(proposed) and self._start(proposed):
-                return proposed
-        return nothing
+            if record.attempts or not self._recalled(trial):
+                yield trial
+
+    def _put_off(self, trial: Trial) -> bool:
+        """Does the trial wait for the answer of another sweep? If not, it is this one's to find."""
+        if self.answers is None or self.answers.take(trial):
+            return False
+        return not self.ledger.record(trial.key).attempts  # what is begun goes on
 
     @property
     def hopeless(self) -> str:
@@ -107,6 +129,11 @@ class Engine:
         last = self.ledger.last(trial.key)
         flops = trial.flops - (last.flops if last else 0)
         return self.meter.allows(flops) and self.ledger.reserve(trial.key, flops, self.cap)
+
+    def live(self) -> None:
+        """Tell other sweeps that this one still works on what it took; call it now and then."""
+        if self.answers:
+            self.answers.renew()
 
     def begin(self, key: str) -> None:
         """A trial that was handed out has its slot now."""
@@ -285,6 +312,7 @@ class Engine:
         self.studies.tell(record.question.budget, record.optuna, status, reports, trial.flops)
         if self.answers:
             self.answers.keep(trial, reports, self.ledger.record(record.key).device)
+            self.answers.drop(trial)
 
     # --- after a death
 

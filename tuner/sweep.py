@@ -112,7 +112,8 @@ def run(
             )
             job = replace(job, slot=_slot(job, ledger))
             # What is on record depends on how trials compute, and so waits for the slot.
-            answers = Answers(folder.parent / ANSWERS, _namer(job, provenance))
+            name = _namer(job, provenance)
+            answers = Answers(folder.parent / ANSWERS, name, folder.resolve().name)
             engine = Engine(
                 sweep, ledger, studies, cap=counted.cap, max_tokens=most, answers=answers
             )
@@ -341,6 +342,8 @@ def _fit(
 ) -> None:
     # Our table, TensorBoard and status stand in for Ray's; raw results stay in result.json.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    # Its snapshots hold every trial again each time; the ledger is what a sweep goes on from.
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     resources, each = engine.sweep.resources, _devices(engine.sweep.resources)
     taken = {name: each * amount for name, amount in _taken(resources, job.slot).items()}

@@ -7,7 +7,7 @@ import pytest
 from driving import drive, engine_in, provenance, start, table
 
 from tuner import space
-from tuner.answers import Answers
+from tuner.answers import SILENCE, Answers
 from tuner.engine import Nothing
 from tuner.slot import Slot
 
@@ -19,11 +19,11 @@ def answers(tmp_path):
     """A function from a sweep and its code version to the answers it shares with others."""
     opened = []
 
-    def make(sweep, code="c"):
+    def make(sweep, code="c", **options):
         settled = provenance(sweep).determining()
         path = tmp_path / "answers.db"
         name = lambda trial: space.config_hash(sweep, trial, settled, Slot()) + code  # noqa: E731
-        opened.append(Answers(path, name))
+        opened.append(Answers(path, name, f"sweep {len(opened)}", **options))
         return opened[-1]
 
     yield make
@@ -115,3 +115,56 @@ def test_what_a_kill_kept_from_the_answers_is_entered_at_the_next_start(settled,
     engine_in(sweep, tmp_path / "first", answers=answers(sweep))
     again = ran(sweep, tmp_path / "again", answers(sweep))
     assert again.ledger.charged() == 0
+
+
+def test_what_two_sweeps_ask_at_the_same_moment_one_pays_for(settled, answers, tmp_path):
+    sweep = settled(**FEW)
+    alone = ran(sweep, tmp_path / "alone", None)
+    rng, running = random.Random(0), {}
+    engines = [engine_in(sweep, tmp_path / name, answers=answers(sweep)) for name in "ab"]
+    put_off = 0
+    while True:
+        number = rng.randrange(2)
+        engine = engines[number]
+        mine = [key for n, key in running if n == number]
+        trial = engine.ask() if len(mine) < 2 else Nothing.YET
+        if not isinstance(trial, Nothing):
+            running[number, trial.key] = start(engine, trial, tmp_path)
+            continue
+        put_off += trial is Nothing.YET and not mine
+        if not running and {e.ask() for e in engines} == {Nothing.LEFT}:
+            break
+        if mine:
+            key = rng.choice(mine)
+            if not engine.report(key, next(running[number, key]), {"device": "law"}):
+                del running[number, key]
+    assert put_off  # at times one had nothing to do but to wait for the other
+    assert sum(engine.ledger.charged() for engine in engines) == alone.ledger.charged()
+    assert all(engine.ledger.charged() for engine in engines)  # they shared the work
+    tables = [table(sweep, tmp_path / name) for name in ("alone", "a", "b")]
+    for other in tables[1:]:
+        pd.testing.assert_frame_equal(other, tables[0])
+
+
+def test_a_question_whose_asker_is_gone_is_asked_anew(settled, answers, tmp_path):
+    sweep, now = settled(**FEW, search={"trials": 1}), [0.0]
+    clock = lambda: now[0]  # noqa: E731
+    lost = engine_in(sweep, tmp_path / "lost", answers=answers(sweep, clock=clock))
+    held = lost.ask()
+    other = ran(sweep, tmp_path / "other", answers(sweep, clock=clock))
+    assert other.ask() is Nothing.YET
+    assert other.ledger.record(held.key).status == "waiting"
+    now[0] = SILENCE / 2
+    lost.live()
+    now[0] = SILENCE + 1
+    assert other.ask() is Nothing.YET  # it gave a sign of life
+    now[0] = 2 * SILENCE
+    assert other.ask().key == held.key
+
+
+def test_a_sweep_that_goes_on_finds_its_own_questions_taken_by_itself(settled, answers, tmp_path):
+    sweep = settled(**FEW, search={"trials": 1})
+    first = engine_in(sweep, tmp_path / "first", answers=answers(sweep))
+    asked = first.ask()
+    again = engine_in(sweep, tmp_path / "first", answers=first.answers)
+    assert again.ask().key == asked.key

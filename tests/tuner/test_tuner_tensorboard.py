@@ -134,7 +134,7 @@ def test_what_was_answered_from_the_record_is_shown_too(settled, tmp_path):
 
     sweep = settled(budgets=[1e13], shapes={"per_budget": 3}, search={"trials": 1})
     for name in ("first", "again"):
-        answers = Answers(tmp_path / "answers.db", lambda trial: trial.key)
+        answers = Answers(tmp_path / "answers.db", lambda trial: trial.key, "one")
         engine = engine_in(sweep, tmp_path / name, answers=answers)
         board = TensorBoard(engine, tmp_path / name / "tensorboard")
         while not isinstance(trial := engine.ask(), Nothing):
