@@ -493,6 +493,12 @@ def test_hope_waits_for_what_runs(small, tmp_path):
     assert not isinstance(engine.ask(), Nothing)
 
 
+def a_ray_trial(error_file):
+    return SimpleNamespace(
+        trial_id="ray's", pickled_error_file=error_file, metric_analysis={}, metric_n_steps={}
+    )
+
+
 def test_a_trial_that_crashes_on_a_cluster_is_given_up(small, tmp_path, monkeypatch):
     """Dying faster than a lost machine is noticed, it must not be let off forever."""
     now = [0.0]
@@ -505,7 +511,7 @@ def test_a_trial_that_crashes_on_a_cluster_is_given_up(small, tmp_path, monkeypa
     lives = driver.Driver(engine, None).lives
     trial = engine.ask()
     lives.driver.keys["ray's"] = trial.key
-    died = SimpleNamespace(trial_id="ray's", pickled_error_file=None)
+    died = a_ray_trial(None)
     for _ in range(20):
         now[0] += 5  # a worker starts and dies
         lives.on_trial_error(0, [], died)
@@ -533,7 +539,7 @@ def test_a_lost_machine_costs_a_trial_on_several_no_attempt(
     lives.driver.keys["ray's"] = trial.key
     error = RayTaskError("run_trial", "a trace", WorkerLostError("RuntimeError: closed by peer"))
     (tmp_path / "error").write_bytes(pickle.dumps(error))
-    died = SimpleNamespace(trial_id="ray's", pickled_error_file=str(tmp_path / "error"))
+    died = a_ray_trial(str(tmp_path / "error"))
     lives.on_trial_error(0, [], died)
     assert engine.ledger.record(trial.key).status == "waiting"
     now[0] = GRACE + 5
