@@ -376,17 +376,20 @@ def test_a_trial_computes_as_its_slot_says(training_job):
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("ffn, budget, compiled", [
-    ("gelu", 1e16, False),  # its gradient is written out
-    ("swiglu", BUDGET, False),
-    ("swiglu", 1e16, True),
+@pytest.mark.parametrize("ffn, budget, works, compiled", [
+    ("gelu", 1e16, True, False),  # its gradient is written out
+    ("swiglu", BUDGET, True, False),
+    ("swiglu", 1e16, False, False),
+    ("swiglu", 1e16, True, True),
 ])  # fmt: skip
 def test_on_a_cpu_only_long_runs_of_variants_are_compiled(
-    training_job, ffn, budget, compiled, monkeypatch
+    training_job, ffn, budget, works, compiled, monkeypatch
 ):
     monkeypatch.setattr("model.compiling.BACKEND", "eager")
     shapes = training_job.sweep.shapes.model_copy(update={"ffn": ffn})
-    job = replace(training_job, sweep=training_job.sweep.model_copy(update={"shapes": shapes}))
+    slot = replace(training_job.slot, speed=replace(training_job.slot.speed, compiles=works))
+    sweep = training_job.sweep.model_copy(update={"shapes": shapes})
+    job = replace(training_job, sweep=sweep, slot=slot)
     execution = contract.start(job, trial_of(job, budget=budget)).execution
     assert (execution.compiled, execution.captured) == (compiled, False)
 
