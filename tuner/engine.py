@@ -7,7 +7,6 @@ so an engine built on the same folder after any death goes on where the other st
 
 import math
 import time
-from collections.abc import Iterator
 from enum import Enum
 
 from model.progress import Progress
@@ -78,9 +77,11 @@ class Engine:
         if self.hopeless:
             return nothing
         is_short = put_off = False
-        for trial in self._waiting():
+        for trial in map(self.trial, self.ledger.records("waiting")):
             if self._put_off(trial):
                 put_off = True
+            elif self._recalled(trial):
+                continue
             elif self._start(trial):
                 return trial
             elif nothing is Nothing.LEFT:  # no running trial will give anything back
@@ -89,25 +90,21 @@ class Engine:
             else:
                 is_short = True
         while not is_short and (proposed := self._propose()):
-            if self._recalled(proposed):
-                continue
             if self._put_off(proposed):
                 put_off = True
+            elif self._recalled(proposed):
+                continue
             elif self._start(proposed):
                 return proposed
             else:
                 is_short = True
         return Nothing.YET if put_off else nothing
 
-    def _waiting(self) -> Iterator[Trial]:
-        """Trials that wait for an attempt, but for those that another sweep has answered now."""
-        for record in self.ledger.records("waiting"):
-            trial = self.trial(record)
-            if record.attempts or not self._recalled(trial):
-                yield trial
-
     def _put_off(self, trial: Trial) -> bool:
-        """Does the trial wait for the answer of another sweep? If not, it is this one's to find."""
+        """Does the trial wait for the answer of another sweep? If not, it is this one's to find.
+
+        Ask before `_recalled`: what another has just answered is on record before it is given up.
+        """
         if self.answers is None or self.answers.take(trial):
             return False
         return not self.ledger.record(trial.key).attempts  # what is begun goes on
@@ -157,7 +154,8 @@ class Engine:
 
     def _recalled(self, trial: Trial) -> bool:
         """Answer a trial from the record, if that ends it; nothing is charged."""
-        answer = self.answers.find(trial) if self.answers else None
+        begun = self.ledger.record(trial.key).attempts
+        answer = None if begun or self.answers is None else self.answers.find(trial)
         if answer is None:
             return False
         for told, progress in enumerate(answer.reports, 1):

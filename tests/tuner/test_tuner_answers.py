@@ -168,3 +168,21 @@ def test_a_sweep_that_goes_on_finds_its_own_questions_taken_by_itself(settled, a
     asked = first.ask()
     again = engine_in(sweep, tmp_path / "first", answers=first.answers)
     assert again.ask().key == asked.key
+
+
+def test_an_answer_given_while_another_sweep_looks_is_seen(settled, answers, tmp_path):
+    sweep = settled(**FEW, search={"trials": 1})
+    first, other = (engine_in(sweep, tmp_path / n, answers=answers(sweep)) for n in ("a", "b"))
+    trial = first.ask()
+    take = other.answers.take
+
+    def take_late(asked):
+        if asked.key == trial.key:
+            for told in start(first, trial, tmp_path):
+                first.report(trial.key, told, {})
+        return take(asked)
+
+    other.answers.take = take_late
+    other.ask()
+    record = other.ledger.record(trial.key)
+    assert (record.status, record.attempts, record.charged) == ("completed", 0, 0)
