@@ -198,7 +198,7 @@ def _axis(axis: Axis) -> Trace:
         "type": axis.get_scale(), "showgrid": axis.get_gridlines()[0].get_visible(),
         "gridcolor": GRID.light, "linecolor": MUTED.light, "ticks": "outside",
         "tickcolor": MUTED.light, "tickangle": 0, "zeroline": False,
-        "tickfont": {"size": 9 * PIXELS},
+        "tickfont": {"size": 9 * PIXELS}, "showticklabels": _labeled(axis),
         "nticks": 8, "exponentformat": "e" if "FLOP" in axis.get_label_text() else "B",
     }  # fmt: skip
     if axis.get_scale() == "log":
@@ -212,6 +212,12 @@ def _axis(axis: Axis) -> Trace:
         words = [label.get_text() for label in axis.get_ticklabels()]
         found |= {"tickmode": "array", "tickvals": _numbers(axis.get_ticklocs()), "ticktext": words}
     return found
+
+
+def _labeled(axis: Axis) -> bool:
+    """Whether numbers stand at its ticks; axes that share a scale have them once a row."""
+    side = "labelbottom" if isinstance(axis, XAxis) else "labelleft"
+    return bool(axis.get_tick_params()[side])
 
 
 def _room(axis: Axis) -> int:

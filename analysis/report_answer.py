@@ -132,7 +132,6 @@ def certainty(story: Story) -> Section:
     """How far the answer can be trusted: approaches side by side, what each warns of."""
     fits = story.fits
     target = story.target or float(story.runs.table["budget"].max())
-    said = [f"{fit.name}: {warning}" for fit in fits.approaches for warning in fit.warnings]
     pictures = ()
     if fits.chosen:
         pictures = (_disagreement_picture(story, target),)
@@ -140,7 +139,7 @@ def certainty(story: Story) -> Section:
         key="certainty",
         title="How sure",
         text=(_choice(story),),
-        points=_brief([*_without_conventions(fits), *_unsaid(fits), *said]),
+        points=_brief([*_without_conventions(fits), *_unsaid(fits), *_said(fits)]),
         tables=(
             _approaches(story, target),
             *_skipped(fits),
@@ -211,9 +210,21 @@ def _skipped(fits: Fits) -> tuple[Table, ...]:
 
 
 def _unsaid(fits: Fits) -> list[str]:
-    """What the fits warn of and no table of the section says already."""
-    said = {f"{fit.name}: {fit.status.reason}" for fit in fits.approaches}
+    """What the fits warn of and neither a table of the section nor an approach says."""
+    said = {
+        f"{fit.name}: {text}" for fit in fits.approaches for text in (fit.status.reason, *fit.warnings)
+    }
     return [warning for warning in fits.warnings if warning not in said]
+
+
+def _said(fits: Fits) -> list[str]:
+    """What approaches warn of, those of one warning together; reasons of a state stand in tables."""
+    warned: dict[str, list[str]] = {}
+    for fit in fits.approaches:
+        for warning in fit.warnings:
+            if warning not in fit.status.reason:
+                warned.setdefault(warning, []).append(fit.name)
+    return [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
 
 
 def _approach_row(fit: Fit, target: float) -> tuple[str, ...]:

@@ -192,4 +192,4 @@ def spent(frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
     if not _missing(frame, "seconds"):
         yield "training time, summed over trials", wording.duration(float(frame["seconds"].sum()))
     if not _missing(frame, "started"):
-        yield "first trial started", str(frame["started"].min())
+        yield "first trial started, UTC", str(frame["started"].min())[:19]  # to a second

@@ -9,11 +9,11 @@ _LETTERS = ("", "k", "M", "B", "T", "Q")
 
 
 def count(value: float) -> str:
-    """Three digits and a letter: 15700 is `15.7k`, 7.005e10 is `70.1B`."""
+    """Three digits and a letter: 15700 is `15.7k`, 7.005e10 is `70.1B`, 0 is `0`."""
     if not math.isfinite(value):
         return "∞" if value > 0 else "?"
     if value < 1:
-        return f"{value:.3g}" if value > 1e-3 else "≈ 0"
+        return f"{value:.3g}" if value > 1e-3 or value == 0 else "≈ 0"
     power = min(int(math.log10(value)) // 3, len(_LETTERS) - 1)
     digits = f"{value / 1000**power:.3g}"
     if digits in ("1e+03", "1000") and power + 1 < len(_LETTERS):

@@ -12,6 +12,30 @@ function resize(value, factor) {
     [key, scaled.has(key) && typeof part === "number" ? part * factor : resize(part, factor)]));
 }
 
+// Round numbers within a logarithmic axis whose ends are given as powers of ten.
+function ticks([low, high]) {
+  const [from, to] = [10 ** low, 10 ** high], places = [];
+  if (to / from > 10) {
+    const steps = to / from > 1000 ? [1] : [1, 2, 5];
+    for (let power = Math.floor(low); power <= high; power++) steps.forEach(step => places.push(step * 10 ** power));
+  } else {
+    const least = (to - from) / 5, unit = 10 ** Math.floor(Math.log10(least));
+    const step = [1, 2, 5, 10].find(step => step * unit >= least) * unit;
+    for (let n = Math.ceil(from / step); n * step <= to; n++) places.push(n * step);
+  }
+  return places.filter(place => from <= place && place <= to);
+}
+
+// The words of analysis/wording.py: powers of ten for FLOP, letters for counts.
+const digits = value => Number(value.toPrecision(4));
+const worded = {
+  e: value => { const power = Math.floor(Math.log10(value) + 1e-9); return `${digits(value / 10 ** power)}e${power}`; },
+  B: value => {
+    const place = Math.max(0, Math.min(4, Math.floor((Math.log10(value) + 1e-9) / 3)));
+    return digits(value / 1000 ** place) + ["", "k", "M", "B", "T"][place];
+  },
+};
+
 function show(drawing) {
   const colors = getComputedStyle(document.documentElement);
   const text = drawing.querySelector("script").textContent
@@ -26,11 +50,14 @@ function show(drawing) {
   if (place.dataset.heard) return;
   place.dataset.heard = "yes";
   made.then(() => {
-    // Ticks are drawn for the whole; inside a zoomed box Plotly finds its own.
+    // Ticks are drawn for the whole; a zoomed logarithmic axis gets its own.
     place.on("plotly_relayout", change => {
       if (!Object.keys(change).some(key => key.endsWith(".range[0]"))) return;
-      const axes = Object.keys(place.layout).filter(key => /^[xy]axis/.test(key));
-      Plotly.relayout(place, Object.fromEntries(axes.map(key => [`${key}.tickmode`, "auto"])));
+      const axes = Object.entries(place.layout).filter(([key, axis]) => /^[xy]axis/.test(key) && axis.type === "log");
+      Plotly.relayout(place, Object.assign({}, ...axes.map(([key, axis]) => {
+        const places = ticks(axis.range);
+        return { [`${key}.tickvals`]: places, [`${key}.ticktext`]: places.map(worded[axis.exponentformat]) };
+      })));
     });
     place.on("plotly_doubleclick", () => show(drawing));
   });
