@@ -1,7 +1,7 @@
 """Does a law of loss fit a table of profiles as well as smooth curves do, profile by profile?"""
 
 import numpy as np
-from scipy.stats import f as fisher
+from scipy.special import fdtrc  # scipy.stats has it too, and takes half a second to load
 
 from analysis.cells import Cells
 from analysis.laws import LossLaw, letters
@@ -34,7 +34,7 @@ def lack_of_fit(cells: Cells, law: LossLaw, *, given: int = 0) -> float | None:
     if freedom < 3 or extra < 1:
         return None
     ratio = (missed - squares) / extra / max(squares / freedom, 1e-300)
-    return float(fisher.sf(ratio, extra, freedom))
+    return float(fdtrc(extra, freedom, ratio))
 
 
 def _missed(profile: Profile, law: LossLaw) -> float:

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import Akima1DInterpolator
 
 from analysis.cells import Cells
 from analysis.laws import Array
@@ -108,6 +107,9 @@ def cubic(log_params: Array, loss: Array) -> tuple[Array, Array]:
 
 def akima(log_params: Array, loss: Array) -> tuple[Array, Array]:
     """Lowest point of the Akima spline through the runs."""
+    # A third of a second to load, which a table without profiles need not wait for.
+    from scipy.interpolate import Akima1DInterpolator  # noqa: PLC0415
+
     curve = Akima1DInterpolator(log_params, loss, axis=1)
     x = np.linspace(log_params[0], log_params[-1], CURVE_POINTS)
     y = curve(x)  # (r, points)

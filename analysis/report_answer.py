@@ -212,13 +212,15 @@ def _skipped(fits: Fits) -> tuple[Table, ...]:
 def _unsaid(fits: Fits) -> list[str]:
     """What the fits warn of and neither a table of the section nor an approach says."""
     said = {
-        f"{fit.name}: {text}" for fit in fits.approaches for text in (fit.status.reason, *fit.warnings)
+        f"{fit.name}: {text}"
+        for fit in fits.approaches
+        for text in (fit.status.reason, *fit.warnings)
     }
     return [warning for warning in fits.warnings if warning not in said]
 
 
 def _said(fits: Fits) -> list[str]:
-    """What approaches warn of, those of one warning together; reasons of a state stand in tables."""
+    """What approaches warn of, one warning once; a state's reasons stand in tables."""
     warned: dict[str, list[str]] = {}
     for fit in fits.approaches:
         for warning in fit.warnings:

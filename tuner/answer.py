@@ -11,27 +11,13 @@ from analysis.overlay import LOOKS
 from analysis.predict import Prediction, predict
 from analysis.report_page import Story
 from analysis.runs import Runs
-from analysis.runs import read as read_table
 from tuner import confirm, soundness, value
 from tuner.config import ConfigError
+from tuner.reading import read
 from tuner.status import open_folder
 
 MOST_OVERLAID = len(LOOKS)
 """Sweeps that one page can tell apart."""
-
-
-def read(path: Path, column_map: Sequence[str] = ()) -> Runs:
-    """The runs in `path`, whose columns `THEIRS=OURS` renames.
-
-    Raises:
-        ConfigError: a renaming is none.
-        RunTableError: there is no table, or it has faults.
-    """
-    pairs = [pair.partition("=") for pair in column_map]
-    wrong = [theirs + equals for theirs, equals, ours in pairs if not (theirs and ours)]
-    if wrong:
-        raise ConfigError(f"--map {wrong[0]}: expected THEIRS=OURS, e.g. --map final_loss=loss")
-    return read_table(path, column_map={theirs: ours for theirs, _, ours in pairs})
 
 
 def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> Prediction:

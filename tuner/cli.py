@@ -221,6 +221,7 @@ def confirm(
     from tuner import confirm as confirming
     from tuner import sweep as sweeps
     from tuner.plan import plan as count
+    from tuner.reading import read
 
     asked = confirming.prepare(folder, budget)
     planview.show(count(asked.sweep), talk)
@@ -229,7 +230,7 @@ def confirm(
     with _interruptible(asked.folder):
         sweeps.run(asked.sweep, asked.folder, address=address)
     found = confirming.hold(folder, asked)
-    answer.write_report(answer.read(folder), folder, folder / "report.html", asked.target)
+    answer.write_report(read(folder), folder, folder / "report.html", asked.target)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -306,6 +307,7 @@ def _run(sweep: "Sweep", folder: Path, address: str | None, storage: str | None)
     from tuner import answer, statusview
     from tuner import status as statuses
     from tuner import sweep as sweeps
+    from tuner.reading import read
     from tuner.storage import Place
 
     mirror = _mirror(folder, storage)
@@ -318,7 +320,7 @@ def _run(sweep: "Sweep", folder: Path, address: str | None, storage: str | None)
     path = folder / "report.html"
     try:
         with busy("fitting, and writing the report"):
-            prediction = answer.write_report(answer.read(folder), folder, path, sweep.target_budget)
+            prediction = answer.write_report(read(folder), folder, path, sweep.target_budget)
     except (FitError, RunTableError) as error:
         talk.print(f"no law fits this table yet:\n{error}", markup=False)
         talk.print(f"the runs are in {folder / 'trials.csv'}")

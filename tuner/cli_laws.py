@@ -72,7 +72,7 @@ def fit(
     """
     from analysis.conventions import compared
     from analysis.fit import fit as fit_laws
-    from tuner.answer import read
+    from tuner.reading import read
 
     runs = read(runs_path, column_map or ())
     with busy(f"fitting {runs_path}"):
@@ -112,7 +112,7 @@ def predict(
     """
     from analysis.fit import fit as fit_laws
     from analysis.predict import predict as allocate
-    from tuner.answer import read
+    from tuner.reading import read
 
     runs = read(runs_path, column_map or ())
     with busy(f"fitting {runs_path}"):
@@ -147,15 +147,16 @@ def report(
     Two sweeps in one: isoflop report runs/demo runs/smoke -o both.html
     """
     from tuner import answer
+    from tuner.reading import read
 
     inside = len(tables) == 1 and tables[0].is_dir()
     path = output or (tables[0] / "report.html" if inside else Path("report.html"))
-    read = [(source, answer.read(source, column_map or ())) for source in tables]
+    told = [(source, read(source, column_map or ())) for source in tables]
     with busy(f"fitting, and writing {path}"):
-        if len(read) == 1:
-            predictions = [answer.write_report(read[0][1], tables[0], path, budget)]
+        if len(told) == 1:
+            predictions = [answer.write_report(told[0][1], tables[0], path, budget)]
         else:
-            predictions = answer.write_overlay(read, path, budget)
+            predictions = answer.write_overlay(told, path, budget)
     for source, prediction in zip(tables, predictions, strict=True):
         talk.print(f"{source}: {prediction.summary()}", markup=False)
     if as_json:
