@@ -55,6 +55,12 @@ def test_any_two_give_the_third(left_out):
     assert found[left_out].to_numpy() == pytest.approx(full[left_out].to_numpy(), rel=1e-15)
 
 
+def test_a_number_is_read_to_its_last_bit(tmp_path):
+    path, losses = tmp_path / "runs.csv", [2.99, 3 - 1e11 / 1e12 + 300 / 1e5 + 0.087, 0.1 + 0.2]
+    path.write_text("C,N,L\n" + "".join(f"1e18,1e7,{loss!r}\n" for loss in losses))
+    assert list(read(path).table["loss"]) == losses
+
+
 def test_map_names_their_columns(records, tmp_path):
     odd = [
         {"size": r["parameters"], "C": r["compute_budget"], "nll": r["final_loss"]} for r in records

@@ -94,7 +94,7 @@ def test_labels_stay_beside_the_axes_where_there_is_room(places):
 @pytest.mark.parametrize(
     ("value", "text"),
     [(15700, "15.7k"), (999_999, "1M"), (7.005e10, "70B"), (1.3318e12, "1.33T"), (512, "512"),
-     (0.5, "0.5"), (1e-30, "≈ 0"), (float("inf"), "∞")],
+     (0.5, "0.5"), (0, "0"), (1e-30, "≈ 0"), (float("inf"), "∞")],
 )  # fmt: skip
 def test_counts_in_words(value, text):
     assert wording.count(value) == text

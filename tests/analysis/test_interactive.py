@@ -84,6 +84,8 @@ def test_panels_stand_apart():
     left, right = drawn["layout"]["xaxis"]["domain"], drawn["layout"]["xaxis2"]["domain"]
     assert left[1] < right[0]
     assert {trace["xaxis"] for trace in drawn["data"]} == {"x", "x2"}
+    axes = [drawn["layout"][f"{name}axis{number}"] for name in "xy" for number in ("", "2")]
+    assert [axis["showticklabels"] for axis in axes] == [True, True, True, False]
 
 
 def test_named_ticks_name_their_points():

@@ -109,6 +109,19 @@ def test_warnings_and_disagreement_are_told(written):
         assert all(text in page for page in written)
 
 
+def test_one_warning_of_several_approaches_is_told_once(tmp_path):
+    told = stories.story()
+    doubted, skipped = "budgets are 7 · N · D", "needs five sizes in each profile"
+    approaches = [replace(fit, warnings=(doubted,)) for fit in told.fits.approaches]
+    approaches[1] = replace(approaches[1], warnings=(skipped,))  # the reason of its state
+    said = tuple(f"{fit.name}: {text}" for fit in approaches for text in fit.warnings)
+    fits = replace(told.fits, approaches=tuple(approaches), warnings=said)
+    _, markdown = write(tmp_path, replace(told, fits=fits))
+    assert markdown.count(doubted) == 1
+    assert f"- parabola, argmin, chinchilla: {doubted}" in markdown
+    assert f"- akima: {skipped}" not in markdown
+
+
 def test_disagreement_is_a_table(page):
     assert ["1e13", "1.9", "argmin", "chinchilla", "3 %"] in page.rows
 
