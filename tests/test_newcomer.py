@@ -27,7 +27,7 @@ MISTAKES = [
     ("predict runs.csv", "Missing option '--budget'"),
     ("plan nameless.toml", "`name` is missing"),
     # the wrong thing in the right place
-    ("plan absent.toml", "absent.toml: no such file. Ready ones are in tuner/sweeps/"),
+    ("plan absent.toml", "absent.toml: no such file. Ready ones: course.toml, course_api.toml"),
     ("plan runs.csv", "runs.csv: not TOML"),
     ("plan .", ".: is a folder; a sweep is a TOML file"),
     ("fit sweep.toml", "sweep.toml: unknown ending '.toml'; known: .parquet, .csv"),
@@ -96,6 +96,15 @@ def test_all_faults_of_a_file_come_at_once(folder, monkeypatch, capsys):
     _, _, err = isoflop("plan sweep.toml", monkeypatch, capsys)
     for said in ("`name`", "`budgets`", "`serch`", "`search.trails`"):
         assert said in err
+
+
+def test_ready_sweeps_are_known_by_name_anywhere(folder, monkeypatch, capsys):
+    said = {isoflop(f"plan {name}", monkeypatch, capsys)[1]
+            for name in ("law.toml", "tuner/sweeps/law.toml")}  # fmt: skip
+    assert len(said) == 1
+    assert "1e+19" in said.pop()
+    (folder / "law.toml").write_text(SWEEP.replace("1e19", "1e20"))  # their own goes first
+    assert "1e+20" in isoflop("plan law.toml", monkeypatch, capsys)[1]
 
 
 def test_a_missing_package_names_its_extra(folder, monkeypatch, capsys):

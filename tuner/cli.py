@@ -98,6 +98,7 @@ def run(
     address: Address = None,
     storage: Storage = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the plan, run the sweep, write the report.
 
@@ -110,11 +111,13 @@ def run(
     planview.show(_counted(sweep), talk)
     if not yes and sys.stdin.isatty() and not typer.confirm("Start?", err=True):
         raise typer.Exit(REFUSED)
-    _run(sweep, folder or Path("runs") / sweep.name, address, storage)
+    _run(sweep, folder or Path("runs") / sweep.name, address, storage, as_json=as_json)
 
 
 @app.command()
-def resume(folder: Folder, address: Address = None, storage: Storage = None) -> None:
+def resume(
+    folder: Folder, address: Address = None, storage: Storage = None, as_json: AsJson = False
+) -> None:
     """Go on with a sweep that was interrupted. No finished trial runs again.
 
     Example: isoflop resume runs/demo
@@ -127,7 +130,7 @@ def resume(folder: Folder, address: Address = None, storage: Storage = None) -> 
     sweep, ledger, _ = open_folder(folder)
     talk.print(of(sweep, ledger).line())
     ledger.close()
-    _run(sweep, folder, address, storage)
+    _run(sweep, folder, address, storage, as_json=as_json)
 
 
 @app.command()
@@ -178,14 +181,15 @@ def export(
     from tuner.status import open_folder
 
     sweep, ledger, provenance = open_folder(folder)
-    table = write(folder, sweep, ledger, provenance)
-    ledger.close()
+    if output is not None and output.suffix not in {".csv", ".parquet"}:
+        raise ConfigError(f"-o {output}: end it in .csv or .parquet")
     paths = [folder / name for name in TRIALS]
-    if output is not None:
-        if output.suffix not in {".csv", ".parquet"}:
-            raise ConfigError(f"-o {output}: end it in .csv or .parquet")
-        runs.write(table, output)
-        paths.append(output)
+    with busy(f"writing the trials of {folder}"):
+        table = write(folder, sweep, ledger, provenance)
+        ledger.close()
+        if output is not None:
+            runs.write(table, output)
+            paths.append(output)
     if as_json:
         print_json({"paths": [str(path) for path in paths], "rows": len(table)})
         return
@@ -300,7 +304,9 @@ def _mirror(folder: Path, storage: str | None) -> "Mirror | None":
     return mirror
 
 
-def _run(sweep: "Sweep", folder: Path, address: str | None, storage: str | None) -> None:
+def _run(
+    sweep: "Sweep", folder: Path, address: str | None, storage: str | None, *, as_json: bool
+) -> None:
     """Run or go on, then fit and report; leave with the exit code that says how it went."""
     from analysis.results import FitError
     from analysis.tables import RunTableError
@@ -324,12 +330,18 @@ def _run(sweep: "Sweep", folder: Path, address: str | None, storage: str | None)
     except (FitError, RunTableError) as error:
         talk.print(f"no law fits this table yet:\n{error}", markup=False)
         talk.print(f"the runs are in {folder / 'trials.csv'}")
+        if as_json:
+            print_json({"path": None, "status": standing.to_dict(), "prediction": None})
         raise typer.Exit(INCOMPLETE) from None
     finally:
         if mirror:
             mirror.copy()
     talk.print(prediction.summary(), markup=False)
-    out.print(str(path), soft_wrap=True)
+    if as_json:
+        said = {"status": standing.to_dict(), "prediction": prediction.to_dict()}
+        print_json({"path": str(path), **said})
+    else:
+        out.print(str(path), soft_wrap=True)
     if standing.failed:
         raise typer.Exit(INCOMPLETE)
 

@@ -178,6 +178,7 @@ def writeup(
         float, typer.Option(help="What problem 2 predicts for, FLOP.", callback=positive)
     ] = 1e19,
     column_map: ColumnMap = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write CS336's third assignment up: both problems in Markdown, numbers and figures filled in.
 
@@ -187,7 +188,10 @@ def writeup(
 
     with busy(f"fitting, and writing to {output}"):
         path = answer.write_up(curves, runs_path, output, budget, column_map or ())
-    out.print(str(path), soft_wrap=True)
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        out.print(str(path), soft_wrap=True)
 
 
 def _print_answer(answer: "Fits | Prediction", as_json: bool) -> None:

@@ -1,12 +1,13 @@
 """Verbs of the training API: `serve`, and `serve keys add|list|revoke`."""
 
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.terminal import AsJson, Settings, out, positive, print_json, talk
+from tuner.terminal import AsJson, Settings, busy, out, positive, print_json, talk
 
 if TYPE_CHECKING:
     from cluster.service.ledger import Ledger
@@ -72,9 +73,14 @@ def serve(
     if not ledger.keys():
         talk.print(f"nobody has a key: isoflop serve keys add NAME --dir {folder}", markup=False)
     ledger.close()
-    from cluster.service import deploy  # takes seconds: mistakes are told before
+    with busy("starting the service"):
+        from cluster.service import deploy  # takes seconds: mistakes are told before
 
-    for url in deploy.run(state, host=host, port=port, replicas=replicas, say=say, address=address):
+        started = deploy.run(
+            state, host=host, port=port, replicas=replicas, say=say, address=address
+        )
+        first = next(started)
+    for url in chain([first], started):
         talk.print(f"serving {url} (page at /, description at /docs); Ctrl-C ends it")
         talk.print(f"what is asked and answered is kept in {folder}", markup=False)
 

@@ -241,16 +241,27 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+READY = Path(__file__).with_name("sweeps")
+"""Sweeps that come with the package."""
+
+
+def _found(path: Path) -> Path:
+    """`path`; where there is none, `demo.toml` and `tuner/sweeps/demo.toml` mean the ready one."""
+    ready = path.parent in {Path(), Path("tuner/sweeps")} and not path.exists()
+    return READY / path.name if ready else path
+
+
 def load(path: Path, settings: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file, with `key=value` settings laid over it.
+    """Read a sweep file, or a ready one by its name, with `key=value` settings laid over it.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or has faults; all of them are named.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(_found(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Ready ones are in tuner/sweeps/") from None
+        ready = ", ".join(sorted(file.name for file in READY.glob("*.toml")))
+        raise ConfigError(f"{path}: no such file. Ready ones: {ready}") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; a sweep is a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

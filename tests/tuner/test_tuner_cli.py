@@ -161,6 +161,18 @@ def test_fit_draws_its_figures_and_takes_a_width(root, tmp_path):
     assert wrong.exit_code == 2
 
 
+def test_run_and_resume_as_json_carry_status_and_answer(law, simulated, monkeypatch):
+    monkeypatch.setattr("tuner.sweep.run", lambda *_, **__: None)  # it has run already
+    invoke("export", simulated)
+    for words in (("run", law, "-s", "search.trials=2", "--yes", "--dir", simulated),
+                  ("resume", simulated)):  # fmt: skip
+        told = json.loads(invoke(*words, "--json").stdout)
+        standing = json.loads(invoke("status", simulated, "--json").stdout)
+        assert told["path"] == str(simulated / "report.html")
+        assert told["status"] == standing
+        assert told["prediction"]["budget"] == 1e20
+
+
 def test_export_fit_predict_report(simulated, tmp_path):
     invoke("export", simulated)
     answer = json.loads(invoke("fit", simulated, "--json", "--at", "1e21").stdout)
@@ -198,7 +210,7 @@ def test_the_doctor_is_content_here():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("plan", "absent.toml"), "absent.toml: no such file. Ready ones are in tuner/sweeps/"),
+        (("plan", "absent.toml"), "absent.toml: no such file. Ready ones: course.toml"),
         (("plan", "LAW", "-s", "search.trails=3"), "Did you mean `search.trials`?"),
         (("plan", "LAW", "-s", "search=5"), "`search` = 5"),
         (("plan", "LAW", "-s", 'data.tokenizer="bpe:0"'), '`data.tokenizer` = "bpe:0"'),

@@ -430,7 +430,12 @@ def test_a_fault_names_place_value_and_remedy(base, changes, lines):
 
 
 FILES = [
-    ("absent.toml", None, "no such file. Ready ones are in tuner/sweeps/"),
+    (
+        "absent.toml", None,
+        "no such file. Ready ones: course.toml, course_api.toml, course_api_cpu.toml, demo.toml, "
+        "gpu.toml, grid3.toml, grid3_cpu.toml, grid5.toml, grid5_cpu.toml, law.toml, paper.toml, "
+        "smoke.toml",
+    ),
     ("folder", ..., "is a folder; a sweep is a TOML file"),
     ("broken.toml", b"name = ", "not TOML: Invalid value (at end of document)"),
     (
