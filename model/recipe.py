@@ -82,20 +82,29 @@ def rate(step: int, steps: int, recipe: Recipe) -> float:
     beginning, so `final_fraction` is reached at the run's end and the last step of a run to zero
     still has a positive rate.
     """
-    warmup = _share(recipe.warmup, recipe.warmup_floor, steps)
+    warmup = warmup_steps(steps, recipe)
     if step < warmup:
         return (step + 1) / warmup
     if recipe.schedule == "constant":
         return 1.0
-    start = warmup
-    if recipe.schedule == "wsd":
-        start = max(warmup, steps - _share(recipe.cooldown, recipe.cooldown_floor, steps))
+    start = cooldown_start(steps, recipe) if recipe.schedule == "wsd" else warmup
     if step < start:
         return 1.0
     left = (steps - step) / (steps - start)
     if recipe.schedule == "cosine":
         left = 0.5 * (1 - math.cos(math.pi * left))
     return recipe.final_fraction + (1 - recipe.final_fraction) * left
+
+
+def warmup_steps(steps: int, recipe: Recipe) -> int:
+    """Steps of a run of `steps` in which the rate rises."""
+    return _share(recipe.warmup, recipe.warmup_floor, steps)
+
+
+def cooldown_start(steps: int, recipe: Recipe) -> int:
+    """Steps of a run of `steps` under "wsd" that are done when its rate begins to come down."""
+    cooldown = _share(recipe.cooldown, recipe.cooldown_floor, steps)
+    return max(warmup_steps(steps, recipe), steps - cooldown)
 
 
 def _share(share: float, floor: int, steps: int) -> int:
