@@ -77,7 +77,7 @@ def test_cut_anywhere_and_resumed_it_is_the_uncut_one(cut, tmp_path):
         (20, 16), (20, 20), (45, 36), (45, 45), (100, 80), (100, 100)
     ]  # fmt: skip
     first = Forks(Maker(), RECIPE, LENGTHS)
-    before = [told(forked) for forked, _ in zip(first.run(), range(cut), strict=False)]
+    before = [told(forked) for _, forked in zip(range(cut), first.run(), strict=False)]
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second = Forks(Maker(), RECIPE, LENGTHS)
     second.load_state_dict(torch.load(tmp_path / "state.pt"))
