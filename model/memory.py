@@ -54,6 +54,7 @@ def spread(
     *,
     fused: bool = False,
     devices: int | None = 1,
+    at_most: int = DEVICES[-1],
 ) -> Split:
     """As `fit`, on several devices of `memory` each; weights are split only where they must be.
 
@@ -64,11 +65,13 @@ def spread(
         dtype: of products.
         fused: attention never writes its scores down.
         devices: how many; None: one, or as few as the weights fit in when they are split.
+        at_most: devices that there are, where their number is left open.
 
     Raises:
         TooLargeError: one sequence does not fit, however many devices there are.
     """
-    counts = (devices,) if devices else [n for n in DEVICES if batch_size % n == 0]
+    open_to = [n for n in DEVICES if batch_size % n == 0 and n <= at_most]
+    counts = (devices,) if devices else open_to
     ways = [(n, n) for n in counts] if devices is None else [(n, s) for n in counts for s in (1, n)]
     failed: TooLargeError | None = None
     for count, shards in dict.fromkeys(ways):
@@ -109,8 +112,9 @@ def fit(
             if needed <= USABLE * memory:
                 return Split(micro_batch_size=size, recompute=recompute, logit_rows=rows)
     raise TooLargeError(
-        f"{shape.num_layers}x{shape.d_model}: one sequence takes {needed / USABLE / 2**30:.3g} GiB,"
-        f" a trial has {memory / 2**30:.3g}; take it off the ladder, shorten context_length, or "
+        f"{shape.num_layers}x{shape.d_model}: one sequence takes {needed / USABLE / 2**30:.3g} GiB"
+        f"{f' on each of {shards} devices' if shards > 1 else ''}, a trial has "
+        f"{memory / 2**30:.3g}; take it off the ladder, shorten context_length, or "
         "give a trial more memory"
     )
 

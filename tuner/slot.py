@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from model.memory import Split, TooLargeError, spread
+from model.memory import DEVICES, Split, TooLargeError, spread
 from model.shape import Shape
 from model.speed import Dtype, Speed
 from tuner.ledger import Ledger
@@ -32,6 +32,8 @@ class Slot:
     """FLOP/s of matrix products in the chosen dtype, by device."""
     trials_per_gpu: int = 1
     """Trials that share a GPU."""
+    devices: int = DEVICES[-1]
+    """That one trial may be split over, at most, where their number is left open."""
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -52,7 +54,13 @@ class Slot:
         fused = resources.gpus_per_trial > 0
         devices = None if resources.devices == "auto" else resources.devices
         return spread(
-            shape, batch_size, self.memory, self.speed.dtype, fused=fused, devices=devices
+            shape,
+            batch_size,
+            self.memory,
+            self.speed.dtype,
+            fused=fused,
+            devices=devices,
+            at_most=self.devices,
         )
 
     def determining(

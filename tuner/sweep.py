@@ -110,7 +110,7 @@ def run(
                 published=corpora.publish(corpus, storage) if corpus and storage else None,
                 checkpoints=place / "checkpoints",
             )
-            job = replace(job, slot=_slot(job, ledger))
+            job = replace(job, slot=_slot(job, ledger, is_cluster=address is not None))
             # What is on record depends on how trials compute, and so waits for the slot.
             name = _namer(job, provenance)
             answers = Answers(folder.parent / ANSWERS, name, folder.resolve().name)
@@ -275,7 +275,7 @@ def _share(config: Mapping[str, Any], resources: Resources, slot: Slot) -> Place
     return PlacementGroupFactory([share | ({SLOT: 1.0} if SLOT in ray.cluster_resources() else {})])
 
 
-def _slot(job: Job, ledger: Ledger) -> Slot:
+def _slot(job: Job, ledger: Ledger, *, is_cluster: bool) -> Slot:
     """What every trial runs on and how it computes: found once a sweep, where trials will run.
 
     Raises:
@@ -287,6 +287,8 @@ def _slot(job: Job, ledger: Ledger) -> Slot:
 
     def find() -> Slot:
         found = slots.most_careful(_probed(job))
+        if not is_cluster:  # no autoscaler brings more devices than this machine has
+            found = replace(found, devices=_room(_taken(job.sweep.resources, found)))
         counted = plan.plan(job.sweep, job.vocab_size)
         plan.check_memory(job.sweep, counted, job.vocab_size, found)
         return found

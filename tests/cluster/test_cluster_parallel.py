@@ -10,10 +10,12 @@ from ray.util.placement_group import placement_group
 
 from model.memory import training_bytes
 from tuner import nodes, parallel, plan, space, sweep
-from tuner.backends.contract import OutOfMemoryError, WorkerLostError
+from tuner.backends.contract import Job, OutOfMemoryError, WorkerLostError
 from tuner.config import ConfigError, parse
+from tuner.ledger import Ledger
 from tuner.sections import Resources
 from tuner.slot import Slot
+from tuner.storage import Place
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -96,6 +98,22 @@ def test_a_batch_that_no_number_of_devices_shares_out_is_checked_as_it_is():
     Slot(memory=memory).split(shape, 64, asked.resources)  # 64 sequences fit, when split
     with pytest.raises(ConfigError, match="2x256: one sequence takes"):
         plan.check_memory(asked, plan.plan(asked), 256, Slot(memory=memory))
+
+
+def test_more_devices_than_this_machine_has_are_not_waited_for(monkeypatch, tmp_path):
+    asked = parse(
+        {"name": "s", "budgets": [1e12], "resources": {"devices": "auto"},
+         "shapes": {"ladder": [[2, 256]]}}, place="",
+    )  # fmt: skip
+    shape = space.shape(asked, (2, 256), 256)
+    memory = training_bytes(shape, 1, recompute=True)
+    job = Job(sweep=asked, vocab_size=256, corpus=tmp_path, checkpoints=Place.of(tmp_path))
+    monkeypatch.setattr(sweep, "_probed", lambda job: [Slot(memory=memory)])
+    monkeypatch.setattr(sweep.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ConfigError, match="on each of 2 devices"):
+        sweep._slot(job, Ledger(tmp_path / "here.db"), is_cluster=False)
+    slot = sweep._slot(job, Ledger(tmp_path / "there.db"), is_cluster=True)
+    assert slot.split(shape, 64, asked.resources).devices == 4
 
 
 def test_a_trial_on_several_devices_asks_for_nothing_itself(monkeypatch):
