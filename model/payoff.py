@@ -12,6 +12,9 @@ KERNELS_A_BLOCK = 60
 KERNELS = 60
 """For everything else in a step."""
 
+STACKED_WIDTH = 64
+"""Widest model that gains from training in a stack (measured: README.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
@@ -68,6 +71,11 @@ def capturing_pays(shape: Shape, batch_size: int, parts: int, device: Device) ->
     """
     arithmetic = shape.flops_per_step(batch_size) / (device.reached * device.peak)
     return _starting(shape, parts, device) > 0.5 * arithmetic
+
+
+def stacking_pays(shape: Shape) -> bool:
+    """Whether trainings of `shape` on a CPU are faster as one batched model than in turn."""
+    return shape.d_model <= STACKED_WIDTH
 
 
 def _starting(shape: Shape, parts: int, device: Device) -> float:

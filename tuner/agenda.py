@@ -76,6 +76,17 @@ class Agenda:
             unasked.popleft()
         yield from unasked
 
+    def beside(self, budget: float) -> list[Cell]:
+        """What else can be asked now at a budget of which something was, in order."""
+        if self.value is not None:  # it chooses each by what came of the others
+            return []
+        if self.rates is None:
+            return self._exploration() if budget == self.sweep.explore.budget else []
+        if budget not in space.budgets(self.sweep, self.vocab_size):
+            return []
+        planned = self._new(list(self.planned(budget)))
+        return planned or self._new(self._added(budget))
+
     def setting(self, cell: Cell) -> Setting | None:
         """What is not the sampler's to choose: another seed's setting, or a warm start's."""
         if cell.setting is not None:
@@ -154,13 +165,18 @@ class Agenda:
 
     def _extension(self, budget: float) -> list[Cell]:
         """The cells added to a budget's plan; once all ended, those still wanted are added."""
-        name = f"extension {budget!r}"
-        stands = json.loads(self.ledger.fact(name) or "[]")
+        stands = self._added(budget)
         if not self._busy(budget):
             offered = space.offered(self.sweep, budget, self.vocab_size)
             wanted = self.profile(budget).wanted(self.sweep, self.possible(budget, offered))
-            stands += [asdict(cell) for cell in self._new(wanted)]
-            self.ledger.write_fact(name, json.dumps(stands))
+            stands += self._new(wanted)
+            told = json.dumps([asdict(cell) for cell in stands])
+            self.ledger.write_fact(f"extension {budget!r}", told)
+        return stands
+
+    def _added(self, budget: float) -> list[Cell]:
+        """What was added to a budget's plan so far."""
+        stands = json.loads(self.ledger.fact(f"extension {budget!r}") or "[]")
         return [Cell.from_dict(fields) for fields in stands]
 
     def _predicted_n_opt(self, budget: float) -> float | None:

@@ -2,12 +2,13 @@
 
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from model.progress import Progress
 from tuner.backends.contract import Job, Run
+from tuner.backends.several import Several
 from tuner.storage import Place
 
 
@@ -46,6 +47,31 @@ def attempt(run: Run, checkpoint: Place, saved: Saved | None = None) -> Iterator
         history.append(progress)
         checkpoint.write(pickle.dumps((run.state(), history)))
         yield progress
+
+
+def attempts(
+    runs: Several, checkpoints: Mapping[str, Place], saved: Mapping[str, Saved]
+) -> Iterator[tuple[str, Progress]]:
+    """`attempt` for the trials of one process; each report comes with the key of its trial.
+
+    A trial leaves whose checkpoint is gone when its report was heard: so the driver says that it is
+    over, to whichever process has it.
+    """
+    for key, found in saved.items():
+        if found.state is not None:
+            runs.restore(key, found.state)
+    for key, found in saved.items():
+        for progress in found.history:
+            yield key, progress
+        if found.history and not checkpoints[key].exists():
+            runs.drop(key)
+    history = {key: list(found.history) for key, found in saved.items()}
+    for key, progress in runs:
+        history[key].append(progress)
+        checkpoints[key].write(pickle.dumps((runs.state(key), history[key])))
+        yield key, progress
+        if not checkpoints[key].exists():
+            runs.drop(key)
 
 
 def checkpoint_of(job: Job, key: str) -> Place:

@@ -4,7 +4,6 @@ import math
 import pickle
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +15,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from model.memory import TooLargeError
-from tuner import nodes, space
+from tuner import bundling, nodes, space
 from tuner.attempt import checkpoint_of
 from tuner.backends.contract import Job, NodeLostError, WorkerLostError
+from tuner.bundle import Bundle
 from tuner.engine import Engine, Nothing
 from tuner.nodes import Losses
 from tuner.storage import Place
@@ -32,20 +32,27 @@ LEAVE_AFTER = 10.0
 
 
 class Driver(Unsaved):
-    """The engine in Ray's terms. Retries are the engine's, so a trial may be several Ray trials."""
+    """The engine in Ray's terms. A Ray trial carries a bundle of the engine's trials; retries are
+    the engine's, so one of those may be in several Ray trials, one after the other."""
 
-    def __init__(self, engine: Engine, job: Job, *, at_most: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, job: Job, *, at_most: int | None = None, room: int = 1
+    ) -> None:
         """Bind an engine to Ray.
 
         Args:
             engine: that decides.
             job: what its trials share.
-            at_most: trials handed out at once; None: as many as there is room for, and one more.
+            at_most: Ray trials handed out at once; None: as many as there is room for, and one
+                more.
+            room: Ray trials that run at once, as far as is known where `at_most` is None.
         """
         self.engine = engine
         self.job = job
         self._at_most = math.inf if at_most is None else at_most
-        self.keys: dict[str, str] = {}
+        self._slots = room if at_most is None else at_most
+        self.bundles: dict[str, Bundle] = {}
+        """What Ray's trials carry, by their ids."""
         self.together = False
         """A trial on several devices was handed out."""
         self.searcher = _Searcher(self)
@@ -64,8 +71,23 @@ class Driver(Unsaved):
 
     @property
     def is_full(self) -> bool:
-        """As many trials are handed out as may be at once."""
-        return len(self.engine.ledger.records("running")) >= self._at_most
+        """As many Ray trials are handed out as may be at once."""
+        return self._out >= self._at_most
+
+    @property
+    def free(self) -> int:
+        """Slots that wait for a bundle, at least one."""
+        return max(1, self._slots - self._out)
+
+    @property
+    def _out(self) -> int:
+        """Ray trials of which something runs."""
+        running = {record.key for record in self.engine.ledger.records("running")}
+        return sum(not running.isdisjoint(bundle.keys) for bundle in self.bundles.values())
+
+    def goes_on(self, bundle: Bundle) -> bool:
+        """Does any trial of a bundle run?"""
+        return any(self.engine.ledger.record(key).status == "running" for key in bundle.keys)
 
 
 class _Searcher(Searcher):
@@ -79,20 +101,19 @@ class _Searcher(Searcher):
         """The next trial's config; None to wait; FINISHED at the end."""
         if self.driver.is_full:
             return None
-        trial = self.driver.engine.ask()
-        if trial is Nothing.LEFT:
+        driver = self.driver
+        bundle = bundling.ask(driver.engine, driver.job.slot, driver.free)
+        if bundle is Nothing.LEFT:
             return cast("dict[str, Any]", Searcher.FINISHED)  # Ray's sentinel is a string
-        if isinstance(trial, Nothing):
+        if isinstance(bundle, Nothing):
             return None
-        self.driver.keys[trial_id] = trial.key
-        record = self.driver.engine.ledger.record(trial.key)
-        devices = self.driver.devices(trial)
-        self.driver.together |= devices > 1
+        driver.bundles[trial_id] = bundle
+        trial = driver.engine.trial(driver.engine.ledger.record(bundle.keys[0]))
+        devices = driver.devices(trial)
+        driver.together |= devices > 1
         return {
             "key": trial.key,
-            "asked": asdict(trial.question),
-            "attempt": record.attempts,
-            "micro_batch_size": record.micro_batch_size,
+            "bundle": bundle.to_dict(),
             "devices": devices,
             **_shown(trial),
         }
@@ -148,8 +169,11 @@ class _Scheduler(FIFOScheduler):
         goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
         if not goes_on:
             _clear(checkpoint_of(self.driver.job, result["key"]))
-        # A final report's function returns by itself, and its actor is used again at once.
-        return self.CONTINUE if goes_on or progress.final else self.STOP
+        if goes_on or progress.final or self.driver.goes_on(self.driver.bundles[trial.trial_id]):
+            # A final report's function returns by itself, and its actor is used again at once; one
+            # that carries others finds the checkpoint gone.
+            return self.CONTINUE
+        return self.STOP
 
 
 class _Lives(Callback):
@@ -167,9 +191,9 @@ class _Lives(Callback):
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
         """Let its time begin: Ray asks for a trial before there is a slot for it."""
-        key = self.driver.keys[trial.trial_id]
-        self._running[key] = trial
-        self.driver.engine.begin(key)
+        bundle = self.driver.bundles[trial.trial_id]
+        self._running |= dict.fromkeys(bundle.keys, trial)
+        self.driver.engine.begin(*bundle.keys)
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
         """End what has been silent for too long; Ray will call that an error of the trial."""
@@ -184,8 +208,8 @@ class _Lives(Callback):
         for key, seconds in self.driver.engine.silent().items():
             trial = self._running.get(key)
             actor = None if trial is None else trial.temporary_state.ray_actor
-            if key not in self._silent and actor is not None:
-                self._silent[key] = seconds
+            if trial is not None and trial.trial_id not in self._silent and actor is not None:
+                self._silent[trial.trial_id] = seconds
                 ray.kill(actor)
 
     def on_trial_complete(
@@ -194,30 +218,33 @@ class _Lives(Callback):
         """Nothing more will be asked of it."""
         self._forget(trial)
 
-    def _forget(self, trial: RayTrial) -> str:
-        """Let go of what Ray keeps of every trial to its sweep's end; the trial's key.
+    def _forget(self, trial: RayTrial) -> tuple[str, ...]:
+        """Let go of what Ray keeps of every trial to its sweep's end; the keys of what it carried.
 
         Its running statistics of each metric are most of that, and nothing here reads them.
         """
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()
-        key = self.driver.keys[trial.trial_id]
-        self._running.pop(key, None)
-        return key
+        keys = self.driver.bundles.pop(trial.trial_id).keys
+        for key in keys:
+            self._running.pop(key, None)
+        return keys
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """Let the trial wait for another attempt."""
-        key = self._forget(trial)
-        seconds, error = self._silent.pop(key, None), _error(trial)
+        """Let what still ran wait for another attempt."""
+        seconds, error = self._silent.pop(trial.trial_id, None), _error(trial)
         reason = _reason(error) if seconds is None else f"it hung: no report for {seconds:.0f} s"
         cause = error.cause if isinstance(error, RayTaskError) else None
         unexplained = cause is None or isinstance(cause, WorkerLostError)
-        if unexplained and seconds is None and self._losses.possible:
-            self._doubtful.append((key, time.monotonic(), reason))
-            cause = NodeLostError(reason)
-        self.driver.engine.fail(key, reason, cause)
+        in_doubt = unexplained and seconds is None and self._losses.possible
+        for key in self._forget(trial):
+            if self.driver.engine.ledger.record(key).status != "running":
+                continue
+            if in_doubt:
+                self._doubtful.append((key, time.monotonic(), reason))
+            self.driver.engine.fail(key, reason, NodeLostError(reason) if in_doubt else cause)
 
     def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
         """Leave nothing taken: the last that was stopped may still be dying."""

@@ -18,6 +18,7 @@ from tuner.config import Sweep
 from tuner.early import Early
 from tuner.ledger import ENDED, Ledger, Record, Status
 from tuner.meter import Clock, Meter
+from tuner.question import Cell
 from tuner.scheduler import Asha
 from tuner.search import Studies
 from tuner.space import Size, Trial
@@ -132,18 +133,30 @@ class Engine:
         if self.answers:
             self.answers.renew()
 
-    def begin(self, key: str) -> None:
-        """A trial that was handed out has its slot now."""
-        self.meter.begin(key)
+    def begin(self, *keys: str) -> None:
+        """Trials that were handed out have their slot now, one for them all."""
+        self.meter.begin(*keys)
+
+    def take(self, trial: Trial) -> bool:
+        """Start a waiting trial, its FLOPs reserved, if it is this sweep's and there is room."""
+        return not (self._put_off(trial) or self._recalled(trial)) and self._start(trial)
 
     def _propose(self) -> Trial | None:
         """Enter the first cell of the agenda."""
         cell = next(self.agenda.cells(self.cap - self.ledger.committed()), None)
-        if cell is None:
-            return None
-        flops = max(t.flops for t in space.largest(self.sweep, cell, self.vocab_size))
-        if self.ledger.committed() + flops > self.cap or not self.meter.allows(flops):
-            return None
+        return self.enter(cell) if cell is not None and self.affords(cell) else None
+
+    def largest(self, cell: Cell) -> int:
+        """FLOPs that a cell may take."""
+        return max(t.flops for t in space.largest(self.sweep, cell, self.vocab_size))
+
+    def affords(self, cell: Cell) -> bool:
+        """Is there room for a cell, in FLOPs and in time?"""
+        flops = self.largest(cell)
+        return self.ledger.committed() + flops <= self.cap and self.meter.allows(flops)
+
+    def enter(self, cell: Cell) -> Trial:
+        """Let the search fill in a cell, and enter the trial, which waits."""
         given, rates = self.agenda.setting(cell), self.agenda.rates
         setting, optuna = self.studies.propose(
             cell, given, rates or self.sweep.search.learning_rate
@@ -194,6 +207,7 @@ class Engine:
         self.meter.book(key)
         verdict = _ended(trial, progress) or self._stopped(trial, progress)
         if verdict:
+            self.meter.leave(key)
             self._end(record, *verdict)
         return verdict is None
 
@@ -249,7 +263,9 @@ class Engine:
             return self.sweep.resources.silence
         if self.sweep.backend == "api":  # its client gives up by itself
             return self.sweep.api.timeout + self.sweep.api.patience
-        return max(LEAST_PATIENCE, PATIENCE * self.meter.takes(self._next_report(record)))
+        together = map(self.ledger.record, self.meter.beside(record.key))
+        due = sum(self._next_report(other) for other in together)
+        return max(LEAST_PATIENCE, PATIENCE * self.meter.takes(due))
 
     def fail(self, key: str, reason: str, error: BaseException | None = None) -> None:
         """A trial's process died: charge what may be lost, and let it wait for another attempt.

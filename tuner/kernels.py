@@ -24,6 +24,8 @@ class Kernels:
     """By `torch.compile`."""
     captured: bool = False
     """As a CUDA graph."""
+    stacked: bool = False
+    """By `model.stacked`, alone or with others: how many there are moves no bit."""
 
 
 def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:
@@ -41,7 +43,7 @@ def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:
         return Kernels()
     plain = shape.plain and not sweep.training.dropout and not split.recompute
     if split.sharded or (cpu and plain):
-        return Kernels()
+        return Kernels(stacked=plain and _stacked(sweep, trial, slot, split))
     device = payoff.cpu(slot.speed.threads) if cpu else payoff.gpu(min(slot.peaks.values()))
     share = trial.batch_size // split.devices
     asked = shape, share, _parts(share, split)
@@ -49,6 +51,17 @@ def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:
         compiled=slot.speed.compiles and payoff.compiling_pays(*asked, trial.steps, device),
         captured=not cpu and payoff.capturing_pays(*asked, device),
     )
+
+
+def _stacked(sweep: Sweep, trial: "Trial", slot: Slot, split: Split) -> bool:
+    """Whether `model.stack` takes a plain trial on a CPU, and is to.
+
+    One thread: with several, the products of one are shared out otherwise than those of many.
+    """
+    whole = split.micro_batch_size >= trial.batch_size and split.logit_rows is None
+    alone = split.devices == slot.speed.threads == 1
+    wanted = sweep.resources.stack > 1 and payoff.stacking_pays(trial.shape)
+    return wanted and whole and alone and slot.speed.dtype == "float32"
 
 
 def _parts(share: int, split: Split) -> int:

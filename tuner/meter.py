@@ -1,7 +1,7 @@
 """Slot time: what trials took, what running ones may still take, the cap on it. Needs no ray."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tuner import throughput
 from tuner.config import Sweep
@@ -12,6 +12,31 @@ Clock = Callable[[], float]
 """Seconds, from any beginning; never backwards."""
 
 
+class _Slot:
+    """A slot while it is taken: its time, shared out among the trials in it."""
+
+    def __init__(self, keys: Sequence[str], now: float) -> None:
+        self.owed = dict.fromkeys(keys, 0.0)
+        """Seconds of each trial that were not booked yet."""
+        self._now = self._booked = now
+
+    def share(self, now: float) -> None:
+        """Let the time since the last call be all trials' alike."""
+        for key in self.owed:
+            self.owed[key] += (now - self._now) / len(self.owed)
+        self._now = now
+
+    def book(self, key: str) -> float:
+        """Seconds of a trial since they were last booked."""
+        self._booked = self._now
+        seconds, self.owed[key] = self.owed[key], 0.0
+        return seconds
+
+    def silence(self, now: float) -> float:
+        """Seconds since any of its trials was booked."""
+        return now - self._booked
+
+
 class Meter:
     """The time that a sweep's trials occupy their slots, kept in its ledger."""
 
@@ -20,35 +45,49 @@ class Meter:
         self._limit = slot_seconds(sweep.cap)
         self._ledger = ledger
         self._clock = clock
-        self._since: dict[str, float] = {}
+        self._slots: dict[str, _Slot] = {}
 
-    def begin(self, key: str) -> None:
-        """A trial takes its slot."""
-        self._since[key] = self._clock()
+    def begin(self, *keys: str) -> None:
+        """Trials take a slot, together."""
+        slot = _Slot(keys, self._clock())
+        self._slots |= dict.fromkeys(keys, slot)
 
     def book(self, key: str, *, lost: int = 0) -> None:
-        """Write down a trial's time since it was last written down.
+        """Write down a trial's share of its slot's time since it was last written down.
 
         Of an attempt that began before this process did, only the FLOPs it may have lost are known:
         they are booked at the sweep's speed.
         """
-        now = self._clock()
-        since = self._since.get(key)
-        self._ledger.occupy(key, self.takes(lost) if since is None else now - since)
-        self._since[key] = now
+        if key not in self._slots:
+            self._ledger.occupy(key, self.takes(lost))
+            self.begin(key)
+            return
+        slot = self._slots[key]
+        slot.share(self._clock())
+        self._ledger.occupy(key, slot.book(key))
 
     def silence(self, key: str) -> float:
-        """Seconds since a trial took its slot or was last booked; 0 if it has none yet."""
-        return self._clock() - self._since[key] if key in self._since else 0.0
+        """Seconds since any trial of its slot took it or was booked; 0 if it has none yet."""
+        slot = self._slots.get(key)
+        return slot.silence(self._clock()) if slot else 0.0
+
+    def beside(self, key: str) -> list[str]:
+        """The trials of its slot, itself among them."""
+        return list(self._slots[key].owed) if key in self._slots else [key]
 
     def takes(self, flops: int) -> float:
         """Seconds that `flops` should take in a slot."""
         return flops / self._speed()
 
     def end(self, key: str, *, lost: int = 0) -> None:
-        """A trial leaves its slot."""
+        """Book a trial's time for the last time."""
         self.book(key, lost=lost)
-        del self._since[key]
+        self.leave(key)
+
+    def leave(self, key: str) -> None:
+        """A trial that was booked leaves its slot to the others in it."""
+        if key in self._slots:
+            del self._slots.pop(key).owed[key]
 
     @property
     def spent(self) -> bool:

@@ -17,7 +17,7 @@ from tuner import corpora, space
 from tuner.attempt import attempt, checkpoint_of, read
 from tuner.backends.contract import AttemptError, Job, WorkerLostError
 from tuner.backends.train import TrainRun
-from tuner.question import Question
+from tuner.bundle import Bundle
 from tuner.storage import Place
 
 
@@ -69,14 +69,15 @@ class _Trainer(TorchTrainer):
         return [one for one in kept if not isinstance(one, PlacementGroupCleanerCallback)]
 
 
-def _work(told: dict[str, Any]) -> None:
+def _work(loop: dict[str, Any]) -> None:
     """One worker: all compute, the first one writes the checkpoint, all report at once."""
     from tuner.trainable import result  # noqa: PLC0415  which imports this module
 
-    config, job = told["config"], corpora.on_this_node(told["job"])
-    trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
+    config, job = loop["config"], corpora.on_this_node(loop["job"])
+    (told,) = Bundle.from_dict(config["bundle"]).members
+    trial = space.trial(job.sweep, told.question, job.vocab_size)
     group = TorchGroup()
-    run = TrainRun(job, trial, micro_batch_size=config["micro_batch_size"], group=group)
+    run = TrainRun(job, trial, micro_batch_size=told.micro_batch_size, group=group)
     checkpoint = checkpoint_of(job, trial.key)
     saved = read(checkpoint)
     kept = _Read(checkpoint.uri) if group.rank else checkpoint

@@ -4,8 +4,10 @@ import math
 from dataclasses import asdict, dataclass
 
 from model.memory import TooLargeError, training_bytes
+from model.payoff import STACKED_WIDTH
 from tuner import space
 from tuner.config import BudgetError, ConfigError, Sweep
+from tuner.kernels import kernels
 from tuner.question import Cell
 from tuner.sections import Cap
 from tuner.slot import Slot
@@ -133,7 +135,10 @@ def plan(sweep: Sweep, vocab_size: int | None = None, throughput: Throughput | N
         money_expected=hours_expected * sweep.cap.price_per_hour,
         throughput=speed,
         money=hours * sweep.cap.price_per_hour,
-        warnings=tuple(_warnings(sweep, budgets, total, limit)),
+        warnings=(
+            *_warnings(sweep, budgets, total, limit),
+            *_unstacked(sweep, stages, vocab_size),
+        ),
     )
 
 
@@ -299,3 +304,23 @@ def _warnings(
             f"the plan's {total:.3g} FLOP exceed the cap of {limit:.3g}: it will be cut short"
         )
     return short + few + over
+
+
+def _unstacked(sweep: Sweep, stages: tuple[BudgetPlan, ...], vocab_size: int) -> list[str]:
+    """The sizes that get a process each although stacks were asked for."""
+    if sweep.resources.stack == 1 or sweep.backend != "train":
+        return []
+    asked = dict.fromkeys((stage.budget, size) for stage in stages for size in stage.shapes)
+    trials = {
+        size: space.largest(sweep, Cell(budget=budget, size=size, number=0, seed=0), vocab_size)
+        for budget, size in asked
+    }
+    alone = [
+        f"{layers}x{width}"
+        for (layers, width), some in trials.items()
+        if not any(kernels(sweep, trial, Slot()).stacked for trial in some)
+    ]
+    return alone and [
+        f"resources.stack: {', '.join(alone)} train one a process; stacks are for plain decoders "
+        f"up to width {STACKED_WIDTH}, in float32 on one thread of a CPU"
+    ]

@@ -234,6 +234,9 @@ class Resources(Section):
     devices: Count | Literal["auto"] = 1
     """Workers that train one trial together, each with the cores and GPUs above and an equal share
     of every batch; `auto`: one, or where a shape does not fit as few as its weights do, split."""
+    stack: Count = 1
+    """Trials of one budget, shape and batch size that one process carries, at most; where real
+    training can, they train as one batched model (`tuner.kernels`)."""
     loading_workers: Annotated[int, Field(ge=0)] = 0
     """Threads of a trial that read text ahead: for corpora on slow disks. They move no bit."""
     slots: Count | None = None

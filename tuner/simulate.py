@@ -3,14 +3,17 @@
 import heapq
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
 
 from model.progress import Progress
-from tuner import plan, throughput
-from tuner.backends import contract
-from tuner.backends.contract import AttemptError, Job, Run
+from tuner import bundling, plan, throughput
+from tuner.backends import several
+from tuner.backends.contract import AttemptError, Job
+from tuner.backends.several import Several
+from tuner.bundle import Bundle
 from tuner.config import Sweep
 from tuner.engine import Engine, Nothing
 from tuner.ledger import Ledger
@@ -63,8 +66,19 @@ def _at_once(sweep: Sweep) -> Sweep:
     return sweep.model_copy(update={"law": law})
 
 
+@dataclass(kw_only=True)
+class _Work:
+    """What a slot does."""
+
+    bundle: Bundle
+    runs: Several
+    reports: Iterator[tuple[str, Progress]]
+    spent: dict[str, int]
+    """FLOPs that each trial had spent when it last reported."""
+
+
 class Simulation:
-    """Slots, each with a trial whose next report is due at a known time."""
+    """Slots, each with trials whose next report is due at a known time."""
 
     def __init__(
         self,
@@ -85,7 +99,7 @@ class Simulation:
         self.slots = slots
         self.now = 0.0
         self._speed = throughput.known(sweep).typical
-        self._due: list[tuple[float, int, str, Progress, Run, Iterator[Progress]]] = []
+        self._due: list[tuple[float, int, str, Progress, _Work]] = []
         self._tie = count()
         cap = plan.plan(sweep).cap
         self.engine = decider(sweep, ledger, studies, cap=cap, clock=lambda: self.now)
@@ -94,34 +108,41 @@ class Simulation:
         """Go on until nothing is left, yielding the key of each trial when it is over."""
         self._fill()
         while self._due:
-            self.now, _, key, progress, run, rest = heapq.heappop(self._due)
-            if self.engine.report(key, progress, {"device": run.device}):
-                self._schedule(key, progress.flops, run, rest)
-            else:
+            self.now, _, key, progress, work = heapq.heappop(self._due)
+            goes_on = self.engine.report(key, progress, {"device": work.runs.device})
+            if not goes_on:
+                work.runs.drop(key)
+            self._schedule(work)
+            if not goes_on:
                 yield key
             self._fill()
 
     def _fill(self) -> None:
         """Start trials in free slots."""
         while len(self._due) < self.slots:
-            trial = self.engine.ask()
-            if isinstance(trial, Nothing):
+            bundle = bundling.ask(self.engine, self.job.slot, self.slots - len(self._due))
+            if isinstance(bundle, Nothing):
                 break
-            self.engine.begin(trial.key)
-            record = self.engine.ledger.record(trial.key)
-            run = contract.start(
-                self.job, trial, attempt=record.attempts, micro_batch_size=record.micro_batch_size
-            )
-            last = self.engine.ledger.last(trial.key)
-            if last is not None:
-                run.restore({"step": last.step})
-            self._schedule(trial.key, last.flops if last else 0, run, iter(run))
+            self.engine.begin(*bundle.keys)
+            runs = several.start(self.job, bundle)
+            spent = dict.fromkeys(bundle.keys, 0)
+            for key in bundle.keys:
+                last = self.engine.ledger.last(key)
+                if last is not None:
+                    runs.restore(key, {"step": last.step})
+                    spent[key] = last.flops
+            self._schedule(_Work(bundle=bundle, runs=runs, reports=iter(runs), spent=spent))
 
-    def _schedule(self, key: str, spent: int, run: Run, rest: Iterator[Progress]) -> None:
+    def _schedule(self, work: _Work) -> None:
+        """Let a slot work towards its next report, if there is one; trials in it take turns."""
         try:
-            progress = next(rest)
+            key, progress = next(work.reports, (None, None))
         except AttemptError as error:
-            self.engine.fail(key, f"{type(error).__name__}: {error}", error)
+            for key in work.bundle.keys:
+                self.engine.fail(key, f"{type(error).__name__}: {error}", error)
             return
-        due = self.now + (progress.flops - spent) / self._speed
-        heapq.heappush(self._due, (due, next(self._tie), key, progress, run, rest))
+        if key is None or progress is None:
+            return
+        due = self.now + (progress.flops - work.spent[key]) / self._speed
+        work.spent[key] = progress.flops
+        heapq.heappush(self._due, (due, next(self._tie), key, progress, work))

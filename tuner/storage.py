@@ -93,6 +93,15 @@ class Place:
         except FileNotFoundError:
             return None
 
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        try:
+            # Opened, not looked up: a network file system remembers what it looked up.
+            with self._reached() as (system, path), system.open_input_stream(path):
+                return True
+        except FileNotFoundError:
+            return False
+
     def write(self, content: bytes) -> None:
         """Write the file, whole or not at all."""
         if self.is_remote:

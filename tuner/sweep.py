@@ -353,7 +353,7 @@ def _fit(
     at_most = resources.slots or (None if is_cluster and each == 1 else _room(taken))
     # Ray's default, 1, would start one worker or machine at a time; each takes seconds or minutes.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_most or PENDING)
-    driver = Driver(engine, job, at_most=at_most)
+    driver = Driver(engine, job, at_most=at_most, room=_room(taken))
 
     def write_table() -> None:
         export(folder, engine.sweep, engine.ledger, provenance)

@@ -8,6 +8,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as RayTrial
 
 from model.progress import Progress
+from tuner.bundle import Bundle
 from tuner.drawing import Draftsman
 from tuner.engine import Engine
 from tuner.events import EventFile
@@ -50,20 +51,23 @@ class TensorBoard(Unsaved, Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """Write what was asked beside what came of it, and close the run."""
-        key = trial.config["key"]
-        file = self._files.pop(key, None)
-        if file is not None:
-            self._end(file, self.engine.ledger.record(key))
+        """Write what was asked beside what came of it, and close the runs."""
+        self._close(trial)
         self._draftsman.wake()
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """Close the run: another attempt begins its own file."""
-        file = self._files.pop(trial.config["key"], None)
-        if file is not None:
-            file.close()
+        """Close the runs: another attempt of what is not over begins its own file."""
+        self._close(trial)
+
+    def _close(self, trial: RayTrial) -> None:
+        for key in Bundle.from_dict(trial.config["bundle"]).keys:
+            file, record = self._files.pop(key, None), self.engine.ledger.record(key)
+            if file is not None and record.status in ENDED:
+                self._end(file, record)
+            elif file is not None:
+                file.close()
 
     def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
         """Write what was answered from the record, draw a last time, close what is open."""

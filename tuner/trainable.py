@@ -7,20 +7,19 @@ from typing import Any
 from ray import tune
 
 from model.progress import Progress
-from tuner import corpora, space
-from tuner.attempt import attempt, checkpoint_of, read
-from tuner.backends import contract
+from tuner import corpora
+from tuner.attempt import attempts, checkpoint_of, read
+from tuner.backends import several
 from tuner.backends.contract import Job
-from tuner.question import Question
+from tuner.bundle import Bundle
 from tuner.slot import Slot
 
 
 def run_trial(config: dict[str, Any], *, job: Job) -> None:
-    """Run one trial to its end, or until the scheduler stops it at a report.
+    """Run the trials of a bundle, each to its end or until a report of it is its last.
 
     Args:
-        config: `asked`, the fields of the question; `attempt`, which of its starts this is, counted
-            from 1; `micro_batch_size`, sequences at once, at most, or None; and columns for people
+        config: `bundle`, what to run; `devices`, how many train it together; and columns for people
             to read.
         job: what all trials of the sweep share.
     """
@@ -29,15 +28,12 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
 
         parallel.run_trial(config, job=job)
         return
-    job = corpora.on_this_node(job)
-    trial = space.trial(job.sweep, Question.from_dict(config["asked"]), job.vocab_size)
-    run = contract.start(
-        job, trial, attempt=config["attempt"], micro_batch_size=config["micro_batch_size"]
-    )
-    checkpoint = checkpoint_of(job, trial.key)
-    saved = read(checkpoint)
-    for progress in attempt(run, checkpoint, saved):
-        tune.report({**result(trial.key, progress, job, run.device), "began": saved.step})
+    job, bundle = corpora.on_this_node(job), Bundle.from_dict(config["bundle"])
+    runs = several.start(job, bundle)
+    checkpoints = {key: checkpoint_of(job, key) for key in bundle.keys}
+    saved = {key: read(checkpoint) for key, checkpoint in checkpoints.items()}
+    for key, progress in attempts(runs, checkpoints, saved):
+        tune.report({**result(key, progress, job, runs.device), "began": saved[key].step})
 
 
 def find_slot(job: Job) -> Slot:

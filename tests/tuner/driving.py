@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import runs
-from tuner import plan
-from tuner.backends import contract
+from tuner import bundling, plan
+from tuner.backends import contract, several
 from tuner.backends.contract import Job
+from tuner.bundle import Bundle, Member
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import Ledger
@@ -49,6 +50,12 @@ def start(engine, trial, folder):
     return iter(run)
 
 
+def bundle_of(*trials):
+    return Bundle(
+        members=tuple(Member(question=t.question, attempt=1, micro_batch_size=None) for t in trials)
+    )
+
+
 def drive(engine, folder, rng, *, deaths=0.0, stop_after=10**9):
     """Run to the end, or to `stop_after` reports; trials die with probability `deaths` a report."""
     running, reports = {}, 0
@@ -69,3 +76,43 @@ def drive(engine, folder, rng, *, deaths=0.0, stop_after=10**9):
         reports += 1
         if not engine.report(key, next(running[key]), {"device": "law"}):
             del running[key]
+
+
+def drive_bundles(engine, rng, folder, *, deaths=0.0, stop_after=10**9):
+    """As `drive`, with three processes, each of which carries a bundle; the last step that each
+    trial computed."""
+    job = Job(
+        sweep=engine.sweep, vocab_size=engine.vocab_size, corpus=None,
+        checkpoints=Place.of(folder),
+    )  # fmt: skip
+    running, steps, reports = {}, {}, 0
+    while reports < stop_after:
+        while len(running) < 3:
+            bundle = bundling.ask(engine, job.slot, 3 - len(running))
+            if isinstance(bundle, Nothing):
+                break
+            runs = several.start(job, bundle)
+            for key in bundle.keys:
+                last = engine.ledger.last(key)
+                if last is not None:
+                    runs.restore(key, {"step": last.step})
+            running[bundle.keys] = (runs, iter(runs))
+        if not running:
+            break
+        keys = rng.choice(sorted(running))
+        runs, left = running[keys]
+        assert engine.ledger.committed() <= engine.cap
+        if rng.random() < deaths:
+            del running[keys]
+            for key in keys:
+                engine.fail(key, "killed by the test")
+            continue
+        key, progress = next(left, (None, None))
+        if key is None:
+            del running[keys]
+            continue
+        reports += 1
+        steps[key] = progress.step
+        if not engine.report(key, progress, {"device": "law"}):
+            runs.drop(key)
+    return steps

@@ -371,7 +371,7 @@ def test_a_trial_computes_as_its_slot_says(training_job):
     run = contract.start(replace(training_job, slot=Slot(speed=speed)), trial)
     assert torch.get_num_threads() == 2
     assert run.execution.attention == "explicit"
-    assert run._training.recipe.dtype == "bfloat16"
+    assert run.training.recipe.dtype == "bfloat16"
     contract.start(training_job, trial)
     assert torch.get_num_threads() == 1
 
@@ -402,7 +402,7 @@ def test_out_of_memory_tells_the_micro_batch_that_was_too_large(training_job, er
         raise error
         yield
 
-    monkeypatch.setattr(run._training, "run", full)
+    monkeypatch.setattr(run.training, "run", full)
     with pytest.raises(OutOfMemoryError, match="out of memory at 2 sequences at once") as caught:
         list(run)
     assert pickle.loads(pickle.dumps(caught.value)).micro_batch_size == 2

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from driving import drive, engine_in, provenance, start, table
+from driving import bundle_of, drive, engine_in, provenance, start, table
 from ray.exceptions import RayTaskError
 
 from tuner import driver, plan, simulate, soundness, space
@@ -510,10 +510,10 @@ def test_a_trial_that_crashes_on_a_cluster_is_given_up(small, tmp_path, monkeypa
     engine = engine_in(small(resources={"max_attempts": 3}, cap={"flops": 1e17}), tmp_path)
     lives = driver.Driver(engine, None).lives
     trial = engine.ask()
-    lives.driver.keys["ray's"] = trial.key
     died = a_ray_trial(None)
     for _ in range(20):
         now[0] += 5  # a worker starts and dies
+        lives.driver.bundles["ray's"] = bundle_of(trial)
         lives.on_trial_error(0, [], died)
         if engine.ledger.record(trial.key).status == "failed":
             break
@@ -536,7 +536,7 @@ def test_a_lost_machine_costs_a_trial_on_several_no_attempt(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     engine = engine_in(small(resources={"max_attempts": 1}, cap={"flops": 1e17}), tmp_path)
     lives, trial = driver.Driver(engine, None).lives, engine.ask()
-    lives.driver.keys["ray's"] = trial.key
+    lives.driver.bundles["ray's"] = bundle_of(trial)
     error = RayTaskError("run_trial", "a trace", WorkerLostError("RuntimeError: closed by peer"))
     (tmp_path / "error").write_bytes(pickle.dumps(error))
     died = a_ray_trial(str(tmp_path / "error"))

@@ -197,7 +197,7 @@ def test_what_costs_loss_is_not_taken(text, corpus, units, monkeypatch):
     class Worse(probing.TrainRun):
         def __iter__(self):
             for progress in super().__iter__():
-                low = self._training.recipe.dtype == "bfloat16"
+                low = self.training.recipe.dtype == "bfloat16"
                 yield replace(progress, loss=progress.loss + 0.006 * low)
 
     monkeypatch.setattr(probing, "TrainRun", Worse)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
-from driving import engine_in, start
+from driving import bundle_of, engine_in, start
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
@@ -38,7 +38,7 @@ def written(tmp_path_factory):
     engine = engine_in(sweep, folder)
     board = TensorBoard(engine, folder / "tensorboard")
     while not isinstance(trial := engine.ask(), Nothing):
-        ray_trial = SimpleNamespace(config={"key": trial.key})
+        ray_trial = SimpleNamespace(config={"bundle": bundle_of(trial).to_dict()})
         for progress in start(engine, trial, folder):
             result = {**asdict(progress), "key": trial.key, "peak_flops": PEAK}
             board.on_trial_result(0, [], ray_trial, result)

@@ -17,6 +17,7 @@ else.
 """
 
 import ast
+from types import SimpleNamespace
 
 import pytest
 from driving import drive, engine_in, start
@@ -27,6 +28,7 @@ from tuner.config import parse
 from tuner.driver import Driver
 from tuner.ledger import ENDED
 from tuner.question import Question
+from tuner.slot import Slot
 
 HELD = {
     "A1": ["test_after_a_restart_a_rung_still_holds_its_losses"],
@@ -109,7 +111,7 @@ def test_every_rung_that_is_written_is_reported_at_every_budget(rungs):
 
 @pytest.mark.parametrize("result", [None, {}, {"loss": float("nan")}])
 def test_the_searcher_needs_no_metric_from_a_trial_that_broke(small, tmp_path, result):
-    driver = Driver(engine_in(small(), tmp_path), None)
+    driver = Driver(engine_in(small(), tmp_path), SimpleNamespace(slot=Slot()))
     config = driver.searcher.suggest("ray's name")
     driver.searcher.on_trial_complete("ray's name", result, error=True)
     assert driver.engine.ledger.record(config["key"]).status == "running"  # the callback decides

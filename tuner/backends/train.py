@@ -18,6 +18,7 @@ from model.progress import Progress
 from model.recipe import Recipe
 from model.shape import CountedShape
 from model.speed import Dtype
+from model.stack import Stack
 from model.train import Training
 from model.transformer import BasicsTransformerLM
 from tuner.backends.contract import FinalError, Job, OutOfMemoryError
@@ -70,7 +71,9 @@ class TrainRun:
         ).batch
         at_once = max(1, EVALUATION_TOKENS // context)
         evaluated = held_out(corpus, context, at_once, job.sweep.data.held_out_tokens)
-        self._training = Training(
+        chosen = kernels(job.sweep, trial, job.slot)
+        self._stacked = chosen.stacked and micro_batch_size is None and group is None
+        self.training = Training(
             shape=trial.shape,
             recipe=recipe(job.sweep, trial, job.slot.speed.dtype),
             steps=trial.steps,
@@ -88,11 +91,11 @@ class TrainRun:
     @property
     def micro_batch_size(self) -> int:
         """Sequences whose gradient is computed at once."""
-        return self.execution.micro_batch_size or self._training.recipe.batch_size
+        return self.execution.micro_batch_size or self.training.recipe.batch_size
 
     def save(self, folder: Path) -> None:
         """Write the model: the decoder in the course's format, any other with where it is from."""
-        model, shape = self._training.model, self._training.shape
+        model, shape = self.training.model, self.training.shape
         if isinstance(shape, CountedShape):
             custom.save(self._reference, shape.asked, model, folder)
         else:
@@ -111,17 +114,20 @@ class TrainRun:
             OutOfMemoryError: the micro-batch is too large; a smaller one gives the same row.
         """
         try:
-            yield from self._training.run()
+            if self._stacked:  # what a trial's row is must not depend on who trains beside it
+                yield from (found[0] for found in Stack([self.training]).run())
+            else:
+                yield from self.training.run()
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemoryError(self.micro_batch_size) from error
 
     def state(self) -> dict[str, Any]:
         """Weights, moments and place."""
-        return dict(self._training.state_dict())
+        return dict(self.training.state_dict())
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take them up."""
-        self._training.load_state_dict(state)  # pyrefly: ignore
+        self.training.load_state_dict(state)  # pyrefly: ignore
 
 
 def _model(sweep: Sweep, trial: Trial) -> nn.Module | None:
