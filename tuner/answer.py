@@ -11,10 +11,9 @@ from analysis.overlay import LOOKS
 from analysis.predict import Prediction, predict
 from analysis.report_page import Story
 from analysis.runs import Runs
-from tuner import confirm, soundness, value
+from tuner import confirm, doubts
 from tuner.config import ConfigError
 from tuner.reading import read
-from tuner.status import open_folder
 
 MOST_OVERLAID = len(LOOKS)
 """Sweeps that one page can tell apart."""
@@ -41,7 +40,7 @@ def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> 
         runs, told.fits, told.prediction, path, title=title, confirmation=confirm.read(source),
         notes=told.notes,
     )  # fmt: skip
-    return told.prediction
+    return doubts.told_with(told.prediction, told.notes)
 
 
 def write_up(
@@ -62,7 +61,7 @@ def write_up(
     """
     problem_1 = None if first is None else read(first, column_map)
     problem_2 = read(second, column_map)
-    return writeup.write(problem_1, problem_2, folder, target=budget, notes=_notes(second))
+    return writeup.write(problem_1, problem_2, folder, target=budget, notes=doubts.of(second))
 
 
 def write_overlay(
@@ -88,7 +87,7 @@ def write_overlay(
     names = _names([source for source, _ in tables])
     title = f"isoflop: {' and '.join(names)}"
     report.write_overlay(list(zip(names, stories, strict=True)), path, title=title)
-    return [told.prediction for told in stories if told.prediction]
+    return [doubts.told_with(told.prediction, told.notes) for told in stories if told.prediction]
 
 
 def _names(sources: Sequence[Path]) -> list[str]:
@@ -104,16 +103,4 @@ def _names(sources: Sequence[Path]) -> list[str]:
 def _story(runs: Runs, source: Path, target: float) -> Story:
     fits = compared(runs, fit(runs, at=[target]))
     prediction = predict(runs, fits, target)
-    return Story(runs=runs, fits=fits, prediction=prediction, notes=tuple(_notes(source)))
-
-
-def _notes(source: Path) -> list[str]:
-    """What a sweep says of its own soundness; of another table there is nothing to say."""
-    if not (source / "ledger.db").is_file():
-        return []
-    sweep, ledger, provenance = open_folder(source)
-    found = soundness.faults(sweep, ledger, provenance.vocab_size)
-    if sweep.target.interval is not None:
-        found.insert(0, value.told(sweep, ledger, provenance.vocab_size))
-    ledger.close()
-    return found
+    return Story(runs=runs, fits=fits, prediction=prediction, notes=tuple(doubts.of(source)))

@@ -112,12 +112,14 @@ def predict(
     """
     from analysis.fit import fit as fit_laws
     from analysis.predict import predict as allocate
+    from tuner import doubts
     from tuner.reading import read
 
     runs = read(runs_path, column_map or ())
     with busy(f"fitting {runs_path}"):
         fits = fit_laws(runs, at=[budget], pinned_E=pin_E)
         prediction = allocate(runs, fits, budget, served=served)
+        prediction = doubts.told_with(prediction, doubts.of(runs_path))
     _print_answer(prediction, as_json)
 
 

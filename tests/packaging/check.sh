@@ -45,6 +45,17 @@ for words, most in ((["--help"], 0.3), (["fit", "runs.json"], 3.0)):
 PY
 cd ..
 
+echo "== later Pythons resolve"
+for version in 3.12 3.13; do
+    tools/bin/uv pip compile --quiet --python-version "$version" --extra sweep --extra dev \
+        "$root/pyproject.toml" -o "for-$version.txt" && echo "$version: $(grep -c == "for-$version.txt") packages"
+done
+if [ "${SWEEP:-}" ]; then
+    echo "== sweep extra, smoke sweep"
+    tools/bin/uv pip install --quiet --python base/bin/python "$wheel[sweep]"
+    (cd elsewhere && ../base/bin/isoflop run smoke.toml --yes --dir smoke)
+fi
+
 extras=dev tests="tests/analysis tests/tuner/test_tuner_config.py tests/tuner/test_tuner_plan.py tests/test_*.py"
 if [ "${SWEEP:-}" ]; then
     extras="sweep serve dev" tests="tests"
@@ -63,15 +74,3 @@ tools/bin/uv pip install --quiet --python oldest/bin/python --resolution lowest-
 tools/bin/uv pip install --quiet --python oldest/bin/python --no-deps "$wheel"
 cat bounds.txt
 cd "$root" && CI=true "$work/oldest/bin/python" -m pytest -q -p no:cacheprovider -m "not slow and not ray" $tests
-cd "$work"
-
-echo "== later Pythons resolve"
-for version in 3.12 3.13; do
-    tools/bin/uv pip compile --quiet --python-version "$version" --extra sweep --extra dev \
-        "$root/pyproject.toml" -o "for-$version.txt" && echo "$version: $(grep -c == "for-$version.txt") packages"
-done
-if [ "${SWEEP:-}" ]; then
-    echo "== sweep extra, smoke sweep"
-    tools/bin/uv pip install --quiet --python base/bin/python "$wheel[sweep]"
-    cd elsewhere && ../base/bin/isoflop run "$root/tuner/sweeps/smoke.toml" --yes --dir smoke
-fi

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from tuner import simulate
+from tuner import doubts, simulate
 from tuner.cli import app
 from tuner.config import load
 from tuner.terminal import measured_file
@@ -171,6 +171,18 @@ def test_run_and_resume_as_json_carry_status_and_answer(law, simulated, monkeypa
         assert told["path"] == str(simulated / "report.html")
         assert told["status"] == standing
         assert told["prediction"]["budget"] == 1e20
+
+
+def test_every_answer_says_what_the_sweep_doubts(simulated, tmp_path, monkeypatch):
+    doubted = ["budget 1e+17: the minimum has 0 completed sizes above"]
+    monkeypatch.setattr("tuner.soundness.faults", lambda *_: list(doubted))
+    assert doubts.of(simulated) == doubted
+    told = json.loads(invoke("predict", simulated, "--budget", "1e20", "--json").stdout)
+    assert told["warnings"][-len(doubted) :] == doubted
+    page = invoke("report", simulated, "-o", tmp_path / "page.html", "--json")
+    (said,) = json.loads(page.stdout)["predictions"]
+    assert said["warnings"][-len(doubted) :] == doubted
+    assert (tmp_path / "page.html").read_text().count(doubted[0]) == 1
 
 
 def test_export_fit_predict_report(simulated, tmp_path):

@@ -1,0 +1,26 @@
+"""What a sweep says of its own soundness, from its folder: beside every answer drawn from it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from analysis.predict import Prediction
+from tuner import soundness, value
+from tuner.status import open_folder
+
+
+def of(source: Path) -> list[str]:
+    """What a sweep says of its own soundness; of another table there is nothing to say."""
+    if not (source / "ledger.db").is_file():
+        return []
+    sweep, ledger, provenance = open_folder(source)
+    found = soundness.faults(sweep, ledger, provenance.vocab_size)
+    if sweep.target.interval is not None:
+        found.insert(0, value.told(sweep, ledger, provenance.vocab_size))
+    ledger.close()
+    return found
+
+
+def told_with(prediction: Prediction, notes: Sequence[str]) -> Prediction:
+    """The answer, with what its sweep says among its warnings."""
+    return replace(prediction, warnings=(*prediction.warnings, *notes))
