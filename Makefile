@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two files at once, each whole in one process: a process has one Ray.
+PYTEST := -m pytest -n 2 --dist loadfile
 # uv ignores pip's configuration: hand it the person's wheel folder, if there is one.
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -19,14 +21,14 @@ demo: $(VENV)/.sweep
 	$(BIN)/isoflop run tuner/sweeps/demo.toml --yes --dir runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -45,7 +45,7 @@ def settled(small):
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray(tmp_path_factory):
     """Two slots and a pretended GPU on this machine, on loopback."""
     import ray
