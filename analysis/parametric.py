@@ -19,15 +19,11 @@ from analysis.problem import FREE, LETTERS, Box, Problem
 from analysis.results import Certificate, FitError
 
 LEAD_ITERATIONS = 60
-DRAW_ITERATIONS = 100  # a draw in hundreds circles about a kink for ever; no quantile feels it
 NEAR_DAMPING = 1e-9  # where the minimum is near, damping only delays
 POLISHED = 4  # starts taken from the grid to the end, for one table
 
 
-def polish(
-    problem: Problem, objective: Objective, box: Box, starts: Array,
-    *, iterations: int = MAX_ITERATIONS,
-) -> Minima:  # fmt: skip
+def polish(problem: Problem, objective: Objective, box: Box, starts: Array) -> Minima:
     """Minimize every replicate from its start (r, 6), stage by stage.
 
     Single precision leads to the neighborhood of the minimum, double precision ends it.
@@ -48,9 +44,8 @@ def polish(
             tolerance=stage.tolerance, iterations=LEAD_ITERATIONS,
         ).points  # fmt: skip
     found = minimize(
-        partial(fitted, problem, objective.penalty), points, *bounds, damping=NEAR_DAMPING,
-        iterations=iterations,
-    )  # fmt: skip
+        partial(fitted, problem, objective.penalty), points, *bounds, damping=NEAR_DAMPING
+    )
     return replace(found, points=found.points @ spread)
 
 
@@ -108,8 +103,7 @@ def solve_all(problem: Problem, objective: Objective, box: Box = FREE) -> Array:
     replicates = max(len(problem.log_loss), len(problem.weights))
     starts, errors = locate(problem, box, replicates)
     best = starts[errors.argmin(axis=0), np.arange(replicates)]
-    penalty = objective.for_draws or objective
-    return polish(problem, penalty, box, best, iterations=DRAW_ITERATIONS).points
+    return polish(problem, objective.for_draws or objective, box, best).points
 
 
 def logarithmic_gradient(problem: Problem, point: Array) -> tuple[Array, Array]:
