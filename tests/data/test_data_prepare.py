@@ -293,8 +293,8 @@ Path({str(tmp_path / "long.txt")!r}).read_bytes()  # what the limit is there for
 
 
 def test_a_bpe_s_memory_does_not_grow_with_the_file(tmp_path):
-    """5 MB of words that are all different, 6 MiB for all that a tenth of it did not need."""
-    for name, size in (("short", 1 << 16), ("long", 10 << 16)):
+    """10 MB of words that are all different, 8 MiB for all that a twentieth of it did not need."""
+    for name, size in (("short", 1 << 16), ("long", 20 << 16)):
         words = (f"{number * 7919 % 10**7:07}\n" for number in range(size))
         (tmp_path / f"{name}.txt").write_text("".join(words))
     code = f"""
@@ -307,8 +307,8 @@ def prepared(name):
     return prepare.prepare(str(folder / name), folder / "corpora", tokenizer="bpe:300")
 prepared("short.txt")
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + (6 << 20),) * 2)
-assert prepared("long.txt").train.bytes > 4_500_000
+resource.setrlimit(resource.RLIMIT_AS, (size + (8 << 20),) * 2)
+assert prepared("long.txt").train.bytes > 9_000_000
 print("prepared", flush=True)
 (folder / "long.txt").read_bytes() * 2  # what the limit is there for
 """
