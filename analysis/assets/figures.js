@@ -1,7 +1,8 @@
 // Figures that answer the pointer: each drawing's Plotly twin, shown once it comes into view.
 // Without scripts, and in print, the SVG stands.
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const options = { displayModeBar: false, doubleClick: "reset", showTips: false };
+// A large figure is drawn anew at a click: on a slow machine the second comes late.
+const options = { displayModeBar: false, doubleClick: "reset", doubleClickDelay: 800, showTips: false };
 const scaled = new Set(["size", "width", "xshift", "yshift", "standoff"]);
 
 // Lengths in pixels at the drawn width, times `factor`.
