@@ -154,7 +154,7 @@ def end_leftover(folder: Path) -> None:
     if TRAINER not in serve.status().applications:
         return
     theirs = serve.get_app_handle(TRAINER).folder.remote().result(timeout_s=60)
-    with nullcontext() if theirs == folder else _alone(theirs):
+    with nullcontext() if theirs == folder else _alone(theirs, " on the same Ray cluster"):
         serve.shutdown()
 
 
@@ -167,12 +167,14 @@ def _signaled() -> threading.Event:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, where: str = "") -> Iterator[None]:
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise ConfigError(f"{folder}: another process serves from this folder") from None
+        raise ConfigError(
+            f"{folder}: another process serves from this folder{where}; end it first"
+        ) from None
 
 
 @contextmanager

@@ -127,7 +127,7 @@ class Runner:
         for path in self.state.checkpoints.glob("*.*"):
             if path.name.partition(".")[0] in alive:
                 continue
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # gone by now, or it cannot be: the next time tries again
                 if time.time() - path.stat().st_mtime > KEPT:
                     path.unlink()
 

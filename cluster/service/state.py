@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,9 +71,10 @@ class State:
         return Pulse(path=self.checkpoints / f"{asked.digest}.pulse")
 
     def forget(self, asked: Configuration) -> None:
-        """Remove what the training of a configuration left."""
-        self.checkpoint(asked).unlink(missing_ok=True)
-        self.pulse(asked).forget()
+        """Remove what the training of a configuration left; what cannot be stays to be tidied."""
+        with suppress(OSError):
+            self.checkpoint(asked).unlink(missing_ok=True)
+            self.pulse(asked).forget()
 
     @property
     def runner(self) -> Pulse:

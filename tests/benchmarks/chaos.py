@@ -4,8 +4,9 @@
 
 Of ten sweeps four lose their driver, four a worker, two a node of a three-node cluster. Half are
 settled (QMC; warm start, extension and pruning off): their whole table must be the undisturbed one.
-Half learn (TPE, ASHA): each row must be what its configuration gives alone. In all of them the
-ledger stays below the cap at every sampled moment and no finished trial runs again.
+Half learn (TPE, ASHA): each row must be what its configuration gives alone. Every second ten lets
+a process carry up to three trials. In all of them the ledger stays below the cap at every sampled
+moment and no finished trial runs again.
 """
 
 import argparse
@@ -96,7 +97,8 @@ def one(base: Path, number: int, seed: int) -> Outcome:
     """One sweep, disturbed once and brought to its end."""
     rng = random.Random(str((seed, number)))
     kind, settled = KINDS[number % len(KINDS)], number // len(KINDS) % 2 == 0
-    sweep = parse(SETTLED if settled else LEARNING, place="chaos")
+    given, stack = SETTLED if settled else LEARNING, 3 if number // 10 % 2 else 1
+    sweep = parse({**given, "resources": {**given["resources"], "stack": stack}}, place="chaos")
     folder, file = base / str(number) / "sweep", base / f"{number}.toml"
     folder.parent.mkdir()
     file.write_text(tomli_w.dumps(sweep.model_dump(mode="json", exclude_none=True)))
@@ -107,7 +109,7 @@ def one(base: Path, number: int, seed: int) -> Outcome:
     overspent = overspent or ledger.committed() > CAP
     ledger.close()
     fate = "survived" if survived else "LOST"
-    what = f"{kind}, {'settled' if settled else 'learning'}"
+    what = f"{kind}, {'settled' if settled else 'learning'}, stack = {stack}"
     print(f"{number}: {what}: {fate}, {repeated} repeated", file=sys.stderr)
     return Outcome(kind=kind, survived=survived, overspent=overspent, repeated=repeated)
 

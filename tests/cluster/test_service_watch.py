@@ -256,3 +256,11 @@ def test_health_is_the_runners_too(state):
         desk.check()
     runner.stop()
     desk.close()
+
+
+def test_what_cannot_be_removed_ends_no_service(runner, state):
+    state.checkpoint(ASKED).mkdir(parents=True)  # no file: to unlink it is an error
+    os.utime(state.checkpoint(ASKED), (0, time.time() - KEPT - 60))
+    runner.tidy()
+    state.forget(ASKED)
+    assert state.checkpoint(ASKED).exists()
