@@ -54,8 +54,8 @@ def attempts(
 ) -> Iterator[tuple[str, Progress]]:
     """`attempt` for the trials of one process; each report comes with the key of its trial.
 
-    A trial leaves whose checkpoint is gone when its report was heard: so the driver says that it is
-    over, to whichever process has it.
+    Of several a trial leaves whose checkpoint is gone when its report was heard: so the driver says
+    that it is over, to whichever process has it. One alone is stopped by Ray.
     """
     for key, found in saved.items():
         if found.state is not None:
@@ -63,15 +63,23 @@ def attempts(
     for key, found in saved.items():
         for progress in found.history:
             yield key, progress
-        if found.history and not checkpoints[key].exists():
+        if found.history and _is_over(checkpoints, key):
             runs.drop(key)
     history = {key: list(found.history) for key, found in saved.items()}
     for key, progress in runs:
         history[key].append(progress)
         checkpoints[key].write(pickle.dumps((runs.state(key), history[key])))
         yield key, progress
-        if not checkpoints[key].exists():
+        if _is_over(checkpoints, key):
             runs.drop(key)
+
+
+def _is_over(checkpoints: Mapping[str, Place], key: str) -> bool:
+    """Has the driver removed the checkpoint of one trial of several? In doubt, no."""
+    try:
+        return len(checkpoints) > 1 and not checkpoints[key].exists()
+    except OSError:
+        return False
 
 
 def checkpoint_of(job: Job, key: str) -> Place:

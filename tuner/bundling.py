@@ -74,7 +74,7 @@ def _fits(engine: Engine, trial: Trial, first: Trial) -> bool:
     killed the ones before."""
     alike = {(t.question.budget, t.shape, t.batch_size) for t in (trial, first)}
     deaths = max(engine.ledger.deaths(t.key) for t in (trial, first))
-    return len(alike) == 1 and not 0 < deaths >= engine.sweep.resources.max_attempts - 1
+    return len(alike) == 1 and deaths < engine.sweep.resources.max_attempts - 1
 
 
 def _member(engine: Engine, trial: Trial) -> Member:

@@ -215,8 +215,9 @@ class _Lives(Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """Nothing more will be asked of it."""
-        self._forget(trial)
+        """Nothing more will be asked of it; what it did not end, another attempt will."""
+        for key in self._forget(trial):
+            self.driver.engine.fail(key, "its process ended without its last report")
 
     def _forget(self, trial: RayTrial) -> tuple[str, ...]:
         """Let go of what Ray keeps of every trial to its sweep's end; the keys of what it carried.
@@ -225,10 +226,12 @@ class _Lives(Callback):
         """
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()
-        keys = self.driver.bundles.pop(trial.trial_id).keys
-        for key in keys:
+        bundle = self.driver.bundles.pop(trial.trial_id, None)
+        if bundle is None:  # another callback failed, and Ray calls this the trial's error, too
+            return ()
+        for key in bundle.keys:
             self._running.pop(key, None)
-        return keys
+        return bundle.keys
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
@@ -239,12 +242,12 @@ class _Lives(Callback):
         cause = error.cause if isinstance(error, RayTaskError) else None
         unexplained = cause is None or isinstance(cause, WorkerLostError)
         in_doubt = unexplained and seconds is None and self._losses.possible
-        for key in self._forget(trial):
-            if self.driver.engine.ledger.record(key).status != "running":
-                continue
+        keys = self.driver.engine.running(self._forget(trial))
+        for key in keys:
             if in_doubt:
                 self._doubtful.append((key, time.monotonic(), reason))
-            self.driver.engine.fail(key, reason, NodeLostError(reason) if in_doubt else cause)
+                cause = NodeLostError(reason)
+            self.driver.engine.fail(key, reason, cause, others=len(keys) - 1)
 
     def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
         """Leave nothing taken: the last that was stopped may still be dying."""

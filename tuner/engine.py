@@ -7,6 +7,7 @@ so an engine built on the same folder after any death goes on where the other st
 
 import math
 import time
+from collections.abc import Iterable
 from enum import Enum
 
 from model.progress import Progress
@@ -245,6 +246,7 @@ class Engine:
         self._repeated.add(attempt)
         if self.ledger.charge_again(record.key, again, self.cap):
             return True
+        self.meter.leave(record.key)
         self._end(record, "failed", "cap: its checkpoint is gone, and nothing is left to repeat it")
         return False
 
@@ -267,7 +269,13 @@ class Engine:
         due = sum(self._next_report(other) for other in together)
         return max(LEAST_PATIENCE, PATIENCE * self.meter.takes(due))
 
-    def fail(self, key: str, reason: str, error: BaseException | None = None) -> None:
+    def running(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` whose trials run."""
+        return [key for key in keys if self.ledger.record(key).status == "running"]
+
+    def fail(
+        self, key: str, reason: str, error: BaseException | None = None, *, others: int = 0
+    ) -> None:
         """A trial's process died: charge what may be lost, and let it wait for another attempt.
 
         Args:
@@ -276,6 +284,8 @@ class Engine:
             error: what the attempt raised, if it raised anything. After one that ran out of memory
                 there is one attempt at half its micro-batch; after a final one there is none. One
                 whose machine was taken away counts as no death, but ends one that had them all.
+            others: trials that ran in its process: which of them raised the error, or was too
+                large, is not known, so that it only counts as a death.
         """
         record = self.ledger.record(key)
         if record.status != "running":
@@ -285,6 +295,8 @@ class Engine:
             if self.ledger.deaths(key) >= self.sweep.resources.max_attempts:
                 self._end(record, "failed", reason)  # blamed while it ran again
             return
+        if others:
+            error = None
         if _is_final(record, error):
             self._end(record, "failed", reason)
         elif not self.blame(key, reason) and isinstance(error, OutOfMemoryError):

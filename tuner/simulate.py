@@ -138,8 +138,9 @@ class Simulation:
         try:
             key, progress = next(work.reports, (None, None))
         except AttemptError as error:
-            for key in work.bundle.keys:
-                self.engine.fail(key, f"{type(error).__name__}: {error}", error)
+            keys, reason = self.engine.running(work.bundle.keys), f"{type(error).__name__}: {error}"
+            for key in keys:
+                self.engine.fail(key, reason, error, others=len(keys) - 1)
             return
         if key is None or progress is None:
             return

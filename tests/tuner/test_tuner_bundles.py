@@ -7,7 +7,7 @@ import pytest
 from driving import drive_bundles, engine_in, table
 
 from tuner import bundling, simulate
-from tuner.backends.contract import AttemptError
+from tuner.backends.contract import AttemptError, FinalError, OutOfMemoryError
 from tuner.bundle import Bundle
 from tuner.engine import Nothing
 from tuner.ledger import Ledger
@@ -177,3 +177,21 @@ def test_a_bundle_survives_ray_s_config(small, tmp_path):
     bundle = bundling.ask(engine_in(small(**STACKED), tmp_path), SLOT)
     assert not isinstance(bundle, Nothing)
     assert Bundle.from_dict(bundle.to_dict()) == bundle
+
+
+@pytest.mark.parametrize("error", [FinalError("refused"), OutOfMemoryError(1)])
+def test_what_one_of_several_raised_is_final_for_none(small, tmp_path, error):
+    engine = engine_in(small(search={"trials": 4}, **STACKED), tmp_path)
+    keys = [trial.key for trial in asked(engine)]
+    for key in keys:
+        engine.fail(key, "why", error, others=len(keys) - 1)
+    found = [engine.ledger.record(key) for key in keys]
+    assert {(record.status, record.micro_batch_size) for record in found} == {("waiting", None)}
+    alone = engine.ask()
+    engine.fail(alone.key, "why", error)
+    assert engine.ledger.record(alone.key).status == "failed"
+
+
+def test_where_there_is_one_attempt_it_is_alone(small, tmp_path):
+    engine = engine_in(small(resources={"stack": 4, "max_attempts": 1}), tmp_path)
+    assert len(asked(engine)) == 1

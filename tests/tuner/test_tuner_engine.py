@@ -547,6 +547,18 @@ def test_a_lost_machine_costs_a_trial_on_several_no_attempt(
     assert engine.ledger.record(trial.key).status == status
 
 
+def test_a_process_that_ends_without_a_last_report_hands_its_trial_back_once(small, tmp_path):
+    engine = engine_in(small(cap={"flops": 1e17}), tmp_path)
+    lives, trial = driver.Driver(engine, None).lives, engine.ask()
+    lives.driver.bundles["ray's"] = bundle_of(trial)
+    ended = a_ray_trial(None)
+    lives.on_trial_complete(0, [], ended)
+    record = engine.ledger.record(trial.key)
+    assert (record.status, engine.ledger.deaths(trial.key)) == ("waiting", 1)
+    lives.on_trial_error(0, [], ended)  # Ray, after another callback failed
+    assert engine.ledger.record(trial.key) == record
+
+
 def test_a_service_may_take_as_long_as_its_client_waits(small, tmp_path):
     """Answers from its record are instant, so the sweep's own speed says nothing of a training."""
     now = [0.0]
