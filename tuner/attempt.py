@@ -8,8 +8,11 @@ from typing import Any
 
 from model.progress import Progress
 from tuner.backends.contract import Job, Run
-from tuner.backends.several import Several
+from tuner.backends.several import Apart, Several
 from tuner.storage import Place
+
+ALONE = ""
+"""Stands for the key where one trial has its process to itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +31,7 @@ class Saved:
 
 
 def attempt(run: Run, checkpoint: Place, saved: Saved | None = None) -> Iterator[Progress]:
-    """Yield every report of the trial, those of earlier attempts first.
-
-    The state is saved before it is yielded, with all that was yielded: whoever dies between the
-    two repeats the report, not the training.
+    """`attempts` for a trial that has its process to itself.
 
     Args:
         run: of the trial, at its start.
@@ -39,23 +39,24 @@ def attempt(run: Run, checkpoint: Place, saved: Saved | None = None) -> Iterator
         saved: what was read of it; left out, it is read.
     """
     saved = read(checkpoint) if saved is None else saved
-    history = list(saved.history)
-    if saved.state is not None:
-        run.restore(saved.state)
-    yield from saved.history
-    for progress in run:
-        history.append(progress)
-        checkpoint.write(pickle.dumps((run.state(), history)))
-        yield progress
+    told = attempts(Apart({ALONE: run}), {ALONE: checkpoint}, {ALONE: saved})
+    return (progress for _, progress in told)
 
 
 def attempts(
     runs: Several, checkpoints: Mapping[str, Place], saved: Mapping[str, Saved]
 ) -> Iterator[tuple[str, Progress]]:
-    """`attempt` for the trials of one process; each report comes with the key of its trial.
+    """Yield every report of each trial of a process, those of earlier attempts first, with its key.
 
-    Of several a trial leaves whose checkpoint is gone when its report was heard: so the driver says
-    that it is over, to whichever process has it. One alone is stopped by Ray.
+    A trial's state is saved before its report is yielded, with all that was yielded: whoever dies
+    between the two repeats the report, not the training. Of several a trial leaves whose checkpoint
+    is gone when its report was heard: so the driver says that it is over, to whichever process has
+    it. One alone is stopped by Ray.
+
+    Args:
+        runs: of the trials, each at its start.
+        checkpoints: the file that keeps each trial's state between attempts.
+        saved: what was read of each.
     """
     for key, found in saved.items():
         if found.state is not None:

@@ -167,13 +167,22 @@ class _Scheduler(FIFOScheduler):
         progress = reported(result)
         device = {name: result[name] for name in ("device", "peak_flops")}
         goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
-        if not goes_on:
-            _clear(checkpoint_of(self.driver.job, result["key"]))
-        if goes_on or progress.final or self.driver.goes_on(self.driver.bundles[trial.trial_id]):
-            # A final report's function returns by itself, and its actor is used again at once; one
-            # that carries others finds the checkpoint gone.
+        if goes_on:
             return self.CONTINUE
+        cleared = _clear(checkpoint_of(self.driver.job, result["key"]))
+        if progress.final:
+            return self.CONTINUE  # its function returns by itself, its actor is used again at once
+        bundle = self.driver.bundles[trial.trial_id]
+        if cleared and self.driver.goes_on(bundle):
+            return self.CONTINUE  # one that carries others finds the checkpoint gone
+        self._release(bundle)
         return self.STOP
+
+    def _release(self, bundle: Bundle) -> None:
+        """Hand back those that end with one that would not hear that it is over."""
+        reason = "its process was ended: another's checkpoint could not be removed"
+        for key in self.driver.engine.running(bundle.keys):
+            self.driver.engine.fail(key, reason, NodeLostError(reason))
 
 
 class _Lives(Callback):
@@ -266,12 +275,14 @@ class _Lives(Callback):
                 self.driver.engine.blame(key, reason)
 
 
-def _clear(checkpoint: Place) -> None:
+def _clear(checkpoint: Place) -> bool:
     """Remove what no attempt needs any more; where that fails it stays, and the sweep goes on."""
     try:
         checkpoint.remove()
     except OSError as error:
         print(f"isoflop: {checkpoint}: {error}; it stays there", file=sys.stderr)
+        return False
+    return True
 
 
 def _error(trial: RayTrial) -> object:

@@ -1,9 +1,10 @@
 """What an attempt finds of the one before, and what becomes of it."""
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
-from driving import engine_in
+from driving import bundle_of, engine_in
 
 from tuner.attempt import attempt, checkpoint_of, read
 from tuner.backends import contract
@@ -42,6 +43,10 @@ ERRORS = [KeyError("x"), AttributeError("x"), ValueError("x"), MemoryError(), Ru
 CONTENTS = [b"", b"neither", pickle.dumps((1, 2))[:-3], pickle.dumps(3), pickle.dumps(({}, [3]))]
 
 
+def refused(place):
+    raise OSError("read-only file system")
+
+
 @pytest.mark.parametrize("content", CONTENTS + [pickle.dumps(Broken(error)) for error in ERRORS])
 def test_a_broken_checkpoint_is_told_and_the_trial_begins_anew(job, engine, capsys, content):
     trial = engine.ask()
@@ -73,11 +78,20 @@ def test_a_checkpoint_that_cannot_be_removed_ends_no_sweep(job, engine, monkeypa
     driver, trial = Driver(engine, job), engine.ask()
     for progress in contract.start(job, trial):
         last = {**result(trial.key, progress, job, "law"), "began": 0}
-
-    def refused(self):
-        raise OSError("read-only file system")
-
     monkeypatch.setattr(Place, "remove", refused)
     assert driver.scheduler.on_trial_result(None, None, last) == driver.scheduler.CONTINUE
     assert engine.ledger.record(trial.key).status == "completed"
     assert "read-only file system; it stays there" in capsys.readouterr().err
+
+
+def test_where_a_cut_trial_s_checkpoint_stays_its_process_ends(job, engine, monkeypatch):
+    driver, cut, other = Driver(engine, job), engine.ask(), engine.ask()
+    driver.bundles["ray's name"] = bundle_of(cut, other)
+    ray_trial = SimpleNamespace(trial_id="ray's name")
+    first = {**result(cut.key, next(iter(contract.start(job, cut))), job, "law"), "began": 0}
+    monkeypatch.setattr(engine, "_stopped", lambda *_: ("pruned", "for the test"))
+    monkeypatch.setattr(Place, "remove", refused)
+    assert driver.scheduler.on_trial_result(None, ray_trial, first) == driver.scheduler.STOP
+    assert engine.ledger.record(cut.key).status == "pruned"
+    assert engine.ledger.record(other.key).status == "waiting"
+    assert engine.ledger.deaths(other.key) == 0  # no fault of its own
