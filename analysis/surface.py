@@ -93,10 +93,10 @@ class Surface:
         slope = self.targets(budget)[1]
         return np.sqrt(np.einsum("tk,kl,tl->t", slope, self.covariance, slope))
 
-    def half_width(self, budget: float, confidence: float = 0.9) -> float:
-        """Half the interval of ln N_opt at `budget`; Student's tails."""
+    def half_widths(self, budget: float, confidence: float = 0.9) -> Array:
+        """Half the intervals of ln N_opt and of ln of the lowest loss at `budget`: (2,)."""
         quantile = float(student.ppf((1 + confidence) / 2, self.freedom))
-        return quantile * float(self.error(budget)[0])
+        return quantile * self.error(budget)
 
     def falls(self, params: Array, tokens: Array, rate: Array, budget: float) -> Array:
         """Shares that one run each (n,) would take from the variances of ln N_opt and of the lowest
@@ -113,12 +113,6 @@ class Surface:
         scaled = slope / spread[:, None]
         precision = _inverse(self.covariance) + scaled.T @ scaled
         return replace(self, covariance=_inverse(precision))
-
-    def draws(self, count: int, rng: np.random.Generator) -> LossLaw:
-        """Laws drawn from the fit's own distribution: letters with `count` values each."""
-        normal = rng.multivariate_normal(np.zeros(len(LETTERS)), self.covariance, size=count)
-        tail = np.sqrt(self.freedom / rng.chisquare(self.freedom, size=(count, 1)))
-        return self._law(self.point + tail * normal)
 
     def _answers(self, points: Array, budget: float) -> Array:
         law = self._law(points)

@@ -94,7 +94,7 @@ class Value:
         covering = self._best(ahead, due, known, room)
         if covering is not None or (due and known.open):  # what runs may give back room
             return covering
-        if ahead.half_width(self.target) <= self.wanted:
+        if ahead.half_widths(self.target)[0] <= self.wanted:
             return None
         every = [
             choice
@@ -229,7 +229,8 @@ def told(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
     found = value.fit(sweep.search.learning_rate)
     if found is None:
         return "target.interval: too few runs completed to say how near the answer is"
-    n_opt, half = float(found.law.n_opt(value.target)), math.expm1(found.half_width(value.target))
+    n_opt = float(found.law.n_opt(value.target))
+    half = math.expm1(found.half_widths(value.target)[0])
     reached = "reached" if half <= math.expm1(value.wanted) else "not reached"
     return (
         f"runs were chosen by value until N_opt at {value.target:.3g} FLOP would be known to "

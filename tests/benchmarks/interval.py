@@ -9,7 +9,6 @@ one batch a budget of `answer.py` it is not reached; `--tuned-batch` takes that 
 
 import argparse
 import json
-import math
 import platform
 import time
 from statistics import median
@@ -32,13 +31,12 @@ def reached(law: dict, seed: int, batch: dict) -> dict:
     runs = sum(1 for _ in simulation)
     engine = simulation.engine
     found = engine.agenda.value.fit(sweep.search.learning_rate)
-    answer, truth = found.law, LossLaw(**law)
-    at = target["budget"]
-    drawn = found.draws(1000, np.random.default_rng(seed))
-    low, high = np.quantile(drawn.loss_opt(at), [0.05, 0.95])
+    truth, at = LossLaw(**law), target["budget"]
+    answers, half_widths = found.targets(at)[0], found.half_widths(at)
+    inside = abs(answers - np.log([truth.n_opt(at), truth.loss_opt(at)])) <= half_widths
     return {
-        "off": math.log(answer.n_opt(at) / truth.n_opt(at)), "half_width": found.half_width(at),
-        "loss_inside": bool(low <= truth.loss_opt(at) <= high),
+        "inside": bool(inside[0]), "loss_inside": bool(inside[1]),
+        "half_width": float(half_widths[0]), "loss_half_width": float(half_widths[1]),
         "runs": runs, "flops": float(engine.ledger.charged()),
     }  # fmt: skip
 
@@ -55,31 +53,31 @@ def main():
     batch = {"batch_curvature": 0, "batch_curvature_below": 0} if options.tuned_batch else {}
     asked = [names[i % len(names)] for i in range(sweeps)]
     found = [(name, reached(LAWS[name], i, batch)) for i, name in enumerate(asked)]
-    print("| law | sweeps | N_opt inside | loss inside | median half-width | runs | FLOP |")
-    print("|---|---|---|---|---|---|---|")
+    print("| law | sweeps | N_opt inside | loss inside | ± ln N_opt | ± ln loss | runs | FLOP |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in names:
         print(row(name, [one for of, one in found if of == name]))
     every = [one for _, one in found]
     print(row("all", every))
     print(json.dumps({
-        "sweeps": sweeps, "inside": sum(map(inside, every)),
+        "sweeps": sweeps, "inside": sum(one["inside"] for one in every),
         "loss_inside": sum(one["loss_inside"] for one in every),
         "seconds": round(time.perf_counter() - began, 1),
         "machine": platform.processor() or platform.machine(), "commit": commit(),
     }))  # fmt: skip
 
 
-def inside(one):
-    """Does the interval of N_opt hold the truth?"""
-    return abs(one["off"]) <= one["half_width"]
-
-
 def row(name, found):
     """One line of the table."""
-    hits, losses = sum(map(inside, found)), sum(one["loss_inside"] for one in found)
-    width, runs = (median(one[key] for one in found) for key in ("half_width", "runs"))
-    flops = median(one["flops"] for one in found)
-    return f"| {name} | {len(found)} | {hits} | {losses} | {width:.3f} | {runs:g} | {flops:.2e} |"
+    hits, losses = (sum(one[key] for one in found) for key in ("inside", "loss_inside"))
+    width, loss_width, runs, flops = (
+        median(one[key] for one in found)
+        for key in ("half_width", "loss_half_width", "runs", "flops")
+    )
+    return (
+        f"| {name} | {len(found)} | {hits} | {losses} | {width:.3f} | {loss_width:.4f} "
+        f"| {runs:g} | {flops:.2e} |"
+    )
 
 
 if __name__ == "__main__":
