@@ -18,15 +18,12 @@ from tuner.backends.contract import FinalError, NodeLostError, OutOfMemoryError
 from tuner.config import Sweep
 from tuner.early import Early
 from tuner.ledger import ENDED, Ledger, Record, Status
-from tuner.meter import Clock, Meter
+from tuner.meter import Clock, Meter, patience
 from tuner.question import Cell
 from tuner.scheduler import Asha
 from tuner.search import Studies
 from tuner.space import Size, Trial
 
-PATIENCE, LEAST_PATIENCE = 10.0, 600.0
-"""A trial is given up after this many times what its next report should take, and so many seconds:
-another size may be ten times slower than the sweep's average, and a device may compile at first."""
 HOPELESS = 6
 """Failed trials after which a sweep without any other ended trial is given up."""
 
@@ -267,7 +264,7 @@ class Engine:
             return self.sweep.api.timeout + self.sweep.api.patience
         together = map(self.ledger.record, self.meter.beside(record.key))
         due = sum(self._next_report(other) for other in together)
-        return max(LEAST_PATIENCE, PATIENCE * self.meter.takes(due))
+        return patience(self.meter.takes(due))
 
     def running(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` whose trials run."""

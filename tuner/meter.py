@@ -10,6 +10,14 @@ from tuner.plan import slot_seconds
 
 Clock = Callable[[], float]
 """Seconds, from any beginning; never backwards."""
+PATIENCE, LEAST_PATIENCE = 10.0, 600.0
+"""A trial is given up after this many times what its next report should take, and so many seconds:
+another size may be ten times slower than the sweep's average, and a device may compile at first."""
+
+
+def patience(seconds: float, least: float = LEAST_PATIENCE) -> float:
+    """Seconds without a report after which a trial hangs whose next one should take `seconds`."""
+    return max(least, PATIENCE * seconds)
 
 
 class _Slot:

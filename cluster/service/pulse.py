@@ -1,14 +1,32 @@
-"""Signs of life: files whose time is renewed by who lives, and looked at by who waits for them."""
+"""Signs of life, given by who works and looked at by who waits for it."""
 
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+
+class Sign(Protocol):
+    """Whose last one tells whether somebody lives."""
+
+    def beat(self) -> None:
+        """Give a sign."""
+        ...
+
+    @property
+    def last(self) -> float | None:
+        """When the last one was given, by a clock of its own; None: never."""
+        ...
+
+    def forget(self) -> None:
+        """As if there had been none."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """One file."""
+    """A file whose time is renewed: across processes and machines."""
 
     path: Path
 
@@ -33,3 +51,17 @@ class Pulse:
     def forget(self) -> None:
         """As if there had been none."""
         self.path.unlink(missing_ok=True)
+
+
+class Beat:
+    """A number: between threads of a process."""
+
+    last: float | None = None
+
+    def beat(self) -> None:
+        """Give a sign."""
+        self.last = time.monotonic()
+
+    def forget(self) -> None:
+        """As if there had been none."""
+        self.last = None

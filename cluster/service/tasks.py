@@ -10,9 +10,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster.service import work
 from cluster.service.executors import AT_ONCE, Outcome
+from cluster.service.pulse import Pulse
 from cluster.service.records import Answer, Run
 from cluster.service.state import State
-from cluster.service.watchdog import HangError, Watchdog
+from cluster.service.watchdog import Watchdog
 from tuner.backends.contract import NodeLostError
 from tuner.nodes import Losses
 from tuner.slot import Slot
@@ -31,12 +32,13 @@ class RayTasks:
     def __init__(self, state: State) -> None:
         resources = state.settings.resources
         where = {"num_cpus": resources.cpus_per_trial, "num_gpus": resources.gpus_per_trial}
-        self.state = ray.put(state)
+        self.state = state
+        self._shared = ray.put(state)
         self.resources = resources
         self.slot = _slot(state, lambda: ray.get(ray.remote(**where)(_found).remote(state)))
         self._task = ray.remote(max_retries=0, **where)(work.answer)
         self._runs: dict[ObjectRef[Answer], Run] = {}
-        self._watchdog = Watchdog(state)
+        self._watchdog = Watchdog(state, self._pulse)
         self._losses = Losses()
         self._losses.look()
         self._doubtful: list[tuple[Run, float, BaseException]] = []
@@ -55,8 +57,13 @@ class RayTasks:
     def start(self, run: Run) -> None:
         """Begin a run."""
         self._watchdog.begin(run)
-        reference = self._task.remote(self.state, self.slot, run.configuration, run.attempts)
+        reference = self._task.remote(
+            self._shared, self.slot, run.configuration, run.attempts, self._pulse(run)
+        )
         self._runs[reference] = run
+
+    def _pulse(self, run: Run) -> Pulse:
+        return self.state.pulse(run.configuration)
 
     def ended(self) -> Sequence[Outcome]:
         """What has ended since the last look."""
@@ -73,13 +80,10 @@ class RayTasks:
             return []
         self._looked = time.monotonic()
         self._losses.look()
-        silences = [(run, self._watchdog.hangs(run)) for run in self._runs.values()]
-        hanging = [(run, seconds) for run, seconds in silences if seconds is not None]
+        hanging = self._watchdog.hanging(self._runs.values())
         for run, _ in hanging:
             self.stop(run)
-        return [
-            (run, HangError(f"it hung: no report for {seconds:.0f} s")) for run, seconds in hanging
-        ]
+        return list(hanging)
 
     def _certain(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Those whose cause is known. A worker that died may have died with its machine."""

@@ -4,6 +4,7 @@ from typing_extensions import override
 
 from cluster.service import configuration
 from cluster.service.configuration import Configuration
+from cluster.service.pulse import Sign
 from cluster.service.records import Answer, Run
 from cluster.service.state import State
 from model.progress import Progress
@@ -15,7 +16,7 @@ from tuner.space import Trial
 from tuner.storage import Place
 
 
-def answer(state: State, slot: Slot, asked: Configuration, attempts: int) -> Answer:
+def answer(state: State, slot: Slot, asked: Configuration, attempts: int, sign: Sign) -> Answer:
     """Answer a configuration, from its checkpoint if there is one.
 
     Args:
@@ -23,23 +24,22 @@ def answer(state: State, slot: Slot, asked: Configuration, attempts: int) -> Ans
         slot: what it is computed on, and how.
         asked: what.
         attempts: times it was started, this one included.
+        sign: given once it begins, and at each report.
 
     Raises:
         FinalError: no attempt will do better.
         AttemptError: this one ended, another may not.
     """
-    job, trial, pulse = state.job(slot), trial_of(state, asked), state.pulse(asked)
+    job, trial = state.job(slot), trial_of(state, asked)
     trains, micro_batch_size = state.settings.backend == "train", None
     while True:
         try:
             run = contract.start(job, trial, attempt=attempts, micro_batch_size=micro_batch_size)
-            if trains:
-                pulse.beat()
+            sign.beat()
             reports = []
             for report in attempt(run, Place.of(state.checkpoint(asked))) if trains else run:
                 reports.append(report)
-                if trains:
-                    pulse.beat()
+                sign.beat()
             return _answer(asked, trial, reports[-1], run.device)
         except OutOfMemoryError as error:
             if error.micro_batch_size == 1:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from cluster.service import address, work
 from cluster.service.configuration import Configuration
+from cluster.service.pulse import Beat
 from cluster.service.settings import load
 from cluster.service.state import prepare
 from tuner.cli import app
@@ -123,7 +124,7 @@ def test_it_trains_is_killed_goes_on_and_tells_nobody_the_key(text, tmp_path, po
 
     alone = prepare(load("cpu", laid), tmp_path / "alone")
     slot = Slot.from_json(state.ledger().fact("slot"))
-    undisturbed = work.answer(alone, slot, Configuration(**LONG), 1)
+    undisturbed = work.answer(alone, slot, Configuration(**LONG), 1, Beat())
     assert undisturbed.loss == loss["loss"]
 
 

@@ -3,22 +3,25 @@
 import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from course_client import CourseClient
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
-from serving import COURSE, settings_of
+from serving import COURSE, KEY, serving, settings_of
 
-from cluster.service import tasks
+from cluster.service import executors, tasks
 from cluster.service.configuration import Configuration
 from cluster.service.desk import Desk
-from cluster.service.executors import Threads
+from cluster.service.executors import AT_ONCE, Threads
+from cluster.service.pulse import Beat
 from cluster.service.records import Answer
 from cluster.service.refusals import OutOfRange, Silent
 from cluster.service.runner import KEPT, Runner
 from cluster.service.state import prepare
 from cluster.service.watchdog import Watchdog
-from cluster.service.work import DivergedError
+from cluster.service.work import DivergedError, trial_of
 from tuner.slot import Slot
 
 ASKED = Configuration(**COURSE)
@@ -106,7 +109,7 @@ def ray(monkeypatch):
 @pytest.fixture
 def runner(state, ray):
     made = Runner(state, tasks.RayTasks(state))
-    made.executor._watchdog = Watchdog(state, Clock())
+    made.executor._watchdog = Watchdog(state, made.executor._pulse, Clock())
     yield made
     made.ledger.close()
 
@@ -150,13 +153,71 @@ def test_who_reports_is_not_silent(runner, state):
 
 def test_patience_grows_with_what_the_next_report_takes(state):
     slow = settings_of(resources={"flops_per_second": 1e10})
-    watchdog, run = Watchdog(replace(state, settings=slow), clock := Clock()), Asking()
+    slow = slow.model_copy(update={"backend": "train"})
+    watchdog = Watchdog(
+        replace(state, settings=slow), lambda _: state.pulse(ASKED), clock := Clock()
+    )
     state.pulse(ASKED).beat()
-    assert watchdog.hangs(run) is None
+    assert not watchdog.hanging([Asking])
     clock.now += 9_000  # its 1e16 FLOP take a hundred times as long
-    assert watchdog.hangs(run) is None
+    assert not watchdog.hanging([Asking])
     clock.now += 1e8
-    assert watchdog.hangs(run) == 1e8 + 9_000
+    ((run, error),) = watchdog.hanging([Asking])
+    assert run is Asking
+    assert str(error) == "it hung: no report for 100009000 s"
+
+
+@pytest.mark.parametrize(("seconds", "allowed"), [(0.0, 60), (40_000.0, 400_000)])
+def test_a_law_may_be_silent_for_what_it_pretends_and_no_longer(tmp_path, seconds, allowed):
+    state = prepare(settings_of(law={"seconds_per_trial": seconds}), tmp_path)
+    if seconds:
+        allowed /= len(trial_of(state, ASKED).report_steps)
+    sign = Beat()
+    watchdog = Watchdog(state, lambda _: sign, clock := Clock())
+    sign.beat()
+    assert not watchdog.hanging([Asking])
+    clock.now += 0.99 * allowed
+    assert not watchdog.hanging([Asking])
+    clock.now += 0.51 * allowed  # whole steps: a report may be due a little later
+    assert watchdog.hanging([Asking])
+
+
+HANGS = {"faults": {"hangs": 1.0}}
+
+
+def test_a_law_that_hangs_is_told_refunded_and_in_nobodys_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "LOOK_EVERY", 0.0)
+    limits, resources = {"attempts": 2}, {"silence": 0.2}
+    with serving(tmp_path, law=HANGS, limits=limits, resources=resources) as (url, state):
+        client = CourseClient(url, KEY)
+        with ThreadPoolExecutor(AT_ONCE + 1) as pool:  # more than there are places
+            told = list(pool.map(lambda n: client.loss(**COURSE | {"d_model": 64 + n}),
+                                 range(AT_ONCE + 1)))  # fmt: skip
+        assert {answer.status_code for answer in told} == {503}
+        assert "HangError: it hung: no report for " in told[0].json()["message"]
+        ledger = state.ledger()
+        (key,) = ledger.keys()
+        assert (key.charged, key.reserved) == (0, 0)
+        assert {run.attempts for run in ledger.everybodys("failed")} == {2}
+        ledger.close()
+
+
+def test_what_is_given_up_as_it_hangs_makes_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "LOOK_EVERY", 0.0)
+    state = prepare(settings_of(law=HANGS, resources={"silence": 0.2}), tmp_path)
+    runner = Runner(state, Threads(state, at_once=1))
+    runner.ledger.add_key("ada", "k")
+    run = ask(runner)
+    runner.turn()
+    runner.ledger.cancel(runner.ledger.keys()[0], run.id)
+    runner.turn()
+    assert not runner.executor.has_room()
+    deadline = time.monotonic() + 10
+    while not runner.executor.has_room():
+        assert time.monotonic() < deadline
+        runner.turn()
+    assert runner.ledger.run(run.id).status == "canceled"
+    runner.ledger.close()
 
 
 class Asking:
