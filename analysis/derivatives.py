@@ -97,7 +97,17 @@ def _block(
     measured, weights = problem.rows(which)
     g = slopes(problem, points, coupled=coupled)
     value, slope, curvature = penalty(g.predicted, measured)
-    slope, curvature = weights * slope, weights * curvature
+    gradient, hessian = assembled(problem, points, g, weights * slope, weights * curvature)
+    return (weights * value).sum(axis=1), gradient, hessian
+
+
+def assembled(
+    problem: Problem, points: Array, g: Slopes, slope: Array, curvature: Array
+) -> tuple[Array, Array]:
+    """Gradient (r, 6) and Hessian (r, 6, 6) of a weighted sum over runs.
+
+    `slope` and `curvature` (r, n) are its derivatives by ln of the predicted loss, weights included.
+    """
     by = [slope * g.p, slope * g.q, slope * g.e]
     second = _curvatures(g, by, curvature - slope)
     if g.r is not None:
@@ -105,11 +115,19 @@ def _block(
         second += _couplings(second, g, by, slope, curvature - slope, k)
         by.append(slope * g.r)
     gradient, hessian = np.zeros((len(points), 6)), np.zeros((len(points), 6, 6))
-    fitted = 6 if coupled else 5
+    fitted = 5 if g.r is None else 6
     gradient[:, :fitted] = _moments(by, problem)[LETTER[:fitted], :, FEATURE[:fitted]].T
     pairs = _moments(second, problem)[PAIR[:fitted, :fitted], :, PRODUCT[:fitted, :fitted]]
     hessian[:, :fitted, :fitted] = pairs.transpose(2, 0, 1)
-    return (weights * value).sum(axis=1), gradient, hessian
+    return gradient, hessian
+
+
+def along(problem: Problem, g: Slopes, step: Array) -> Array:
+    """How ln of the predicted loss moves with `step` (r, 6), to first order: (r, n)."""
+    step = step.astype(g.p.dtype)
+    by_n, by_d = problem.features[:, :2].T, problem.features[:, :3:2].T
+    moved = g.p * (step[:, :4:3] @ by_n) + g.q * (step[:, 1:5:3] @ by_d) + g.e * step[:, 2:3]
+    return moved if g.r is None else moved + g.r * step[:, 5:]
 
 
 def _moments(parts: list[Array], problem: Problem) -> Array:

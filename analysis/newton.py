@@ -1,7 +1,7 @@
 """Damped Newton on many small problems at once, inside a box. Knows nothing of laws."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
@@ -38,6 +38,13 @@ class Minima:
     converged: Flags
     """(r,)."""
 
+    def replaced(self, which: Index, others: "Minima") -> "Minima":
+        """`others` in place of problems `which`."""
+        whole = {one.name: getattr(self, one.name).copy() for one in fields(self)}
+        for name, values in whole.items():
+            values[which] = getattr(others, name)
+        return Minima(**whole)
+
     def best(self) -> int | None:
         """The lowest that converged, of several starts on one table.
 
@@ -65,17 +72,17 @@ def minimize(
     for _ in range(iterations):
         if not len(active):
             break
-        gradient, hessian, _ = _held(
+        gradient, hessian, _ = held_face(
             at.points[active], at.gradients[active], at.hessians[active],
             lower[active], upper[active],
         )  # fmt: skip
-        step = _step(gradient, hessian, at.damping[active])
+        step = newton_step(gradient, hessian, at.damping[active])
         tried = np.clip(at.points[active] + step, lower[active], upper[active])
         small = np.abs(step).max(axis=1) < tolerance
         done = at.move(active, tried, evaluate(tried, active), small)
         converged[active[done]] = True
         active = active[~done]
-    gradient, hessian, held = _held(at.points, at.gradients, at.hessians, lower, upper)
+    gradient, hessian, held = held_face(at.points, at.gradients, at.hessians, lower, upper)
     return Minima(
         points=at.points, values=at.values, gradients=gradient, hessians=hessian, held=held,
         converged=converged,
@@ -112,7 +119,7 @@ class _Standing:
         return (small & undamped) | (damping > STALLED)
 
 
-def _held(
+def held_face(
     points: Array, gradients: Array, hessians: Array, lower: Array, upper: Array
 ) -> tuple[Array, Array, Flags]:
     """Gradient and Hessian on the face of the box that the gradient presses against."""
@@ -126,7 +133,7 @@ def _held(
     return gradients * free, np.where(both, hessians, eye), held
 
 
-def _step(gradient: Array, hessian: Array, damping: Array) -> Array:
+def newton_step(gradient: Array, hessian: Array, damping: Array) -> Array:
     diagonal = np.abs(np.diagonal(hessian, axis1=1, axis2=2))
     diagonal = np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300)
     damped, every = hessian.copy(), np.arange(gradient.shape[1])

@@ -21,6 +21,8 @@ LEAD = (1e-1, 1e-2)
 """Widths of the Huber penalties that lead to a narrow one."""
 SINGLE = 3e-4
 """Narrower penalties drown in the rounding of single precision."""
+CRAWLS = 30
+"""Newton steps on the penalty itself after which it is kinks that keep a replicate."""
 LOOSE, NEAR = 1e-1, 1e-4
 """Newton steps at which a penalty that leads elsewhere, and one that leads home, are left."""
 
@@ -37,6 +39,15 @@ class Lead:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interior:
+    """The interior path to the minimum of a Huber penalty, and when it is taken."""
+
+    width: float
+    after: int
+    """Newton steps within which a minimum is found, or else this way is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """A penalty, the way that leads to its minimum, and what that is called."""
 
@@ -45,6 +56,8 @@ class Objective:
     penalty: Penalty
     leads: tuple[Lead, ...]
     """Minimized one after the other, each from the last one's answer, before `penalty` is."""
+    interior: Interior | None = None
+    """For those that crawl from kink to kink; None: there are no kinks."""
     for_draws: "Objective | None" = None
     """What bootstrap draws minimize in its place; None: itself."""
     scale: float = 1.0
@@ -59,7 +72,10 @@ def huber(delta: float = DELTA) -> Objective:
     A sum, not a mean: the mean shrinks gradients by n, and optimizers stop early.
     """
     name = f"sum of Huber({delta:g}) on log loss"
-    return Objective(name=name, penalty=_huber(delta), leads=_narrowing(_huber, delta))
+    return Objective(
+        name=name, penalty=_huber(delta), leads=_narrowing(_huber, delta),
+        interior=Interior(width=delta, after=CRAWLS),
+    )  # fmt: skip
 
 
 def _narrowing(penalty: Callable[[float], Penalty], delta: float) -> tuple[Lead, ...]:
@@ -69,18 +85,18 @@ def _narrowing(penalty: Callable[[float], Penalty], delta: float) -> tuple[Lead,
 
 
 def least_absolute(delta: float = 1e-7) -> Objective:
-    """Sum of absolute deviations of log loss, as Huber penalties of shrinking width.
+    """Sum of absolute deviations of log loss, as a Huber penalty that narrow.
 
-    The corner is narrow: after looser leads the last penalty crawled. Bootstrap draws stop at
-    Huber(1e-5), absolute enough beside any table's noise.
+    The corner is narrow: Huber penalties lead as far as to Hoffmann et al.'s, the interior path
+    further. Bootstrap draws stop at Huber(1e-5), absolute enough beside any table's noise.
     """
-    widths = [10.0**-power for power in range(1, 8) if 10.0**-power > delta]
     return Objective(
         name="sum of absolute deviations of log loss",
         penalty=_huber(delta),
         leads=tuple(
-            Lead(penalty=_huber(width), tolerance=NEAR, single=width >= SINGLE) for width in widths
+            Lead(penalty=_huber(width), tolerance=NEAR) for width in (*LEAD, DELTA) if width > delta
         ),
+        interior=Interior(width=delta, after=0),
         for_draws=least_absolute(1e-5) if delta < 1e-5 else None,
         scale=1 / delta,
     )

@@ -12,9 +12,10 @@ import numpy as np
 
 from analysis.basins import locate
 from analysis.derivatives import evaluate, slopes
+from analysis.interior import approach
 from analysis.laws import Array, LossLaw
-from analysis.newton import MAX_ITERATIONS, Index, Minima, minimize
-from analysis.objectives import Objective, Penalty
+from analysis.newton import MAX_ITERATIONS, Evaluate, Index, Minima, minimize
+from analysis.objectives import Interior, Objective, Penalty
 from analysis.problem import FREE, LETTERS, Box, Problem
 from analysis.results import Certificate, FitError
 
@@ -43,10 +44,29 @@ def polish(problem: Problem, objective: Objective, box: Box, starts: Array) -> M
             partial(fitted, rough if stage.single else problem, stage.penalty), points, *bounds,
             tolerance=stage.tolerance, iterations=LEAD_ITERATIONS,
         ).points  # fmt: skip
-    found = minimize(
-        partial(fitted, problem, objective.penalty), points, *bounds, damping=NEAR_DAMPING
-    )
+    final = partial(fitted, problem, objective.penalty)
+    found = _ended(problem, final, objective.interior, box, points, bounds)
     return replace(found, points=found.points @ spread)
+
+
+def _ended(
+    problem: Problem, final: Evaluate, interior: Interior | None, box: Box, points: Array,
+    bounds: tuple[Array, Array],
+) -> Minima:  # fmt: skip
+    """The end of the way, from `points` (r, 6) near the minimum of `final`."""
+    after = MAX_ITERATIONS if interior is None else interior.after
+    found = minimize(final, points, *bounds, damping=NEAR_DAMPING, iterations=after)
+    if interior is None or found.converged.all():
+        return found
+    late = np.flatnonzero(~found.converged)
+    start, limits = found.points.copy(), (bounds[0][late], bounds[1][late])
+    near = approach(problem.replicates(late), interior.width, box, start[late], *limits)
+    better = final(near, late)[0] < found.values[late]
+    start[late[better]] = near[better]
+    rest = minimize(
+        lambda x, which: final(x, late[which]), start[late], *limits, damping=NEAR_DAMPING
+    )
+    return found.replaced(late, rest)
 
 
 def law(points: Array, centers: tuple[float, float]) -> LossLaw:

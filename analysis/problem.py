@@ -71,6 +71,11 @@ class Problem:
         names = ("log_params", "log_tokens", "log_loss", "weights")
         return replace(self, **{name: change(getattr(self, name)) for name in names})
 
+    def replicates(self, which: Index) -> "Problem":
+        """Only these replicates."""
+        loss, weights = self.rows(which)
+        return replace(self, log_loss=loss, weights=weights)
+
     def rows(self, which: Index) -> tuple[Array, Array]:
         """log loss and weights of these replicates."""
         loss = self.log_loss if len(self.log_loss) == 1 else self.log_loss[which]
