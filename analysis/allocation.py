@@ -26,14 +26,14 @@ def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...])
             f"needs isoFLOP profiles: most points share their budget with fewer than "
             f"{method.sizes - 1} other sizes"
         )
-    kept, minima, left_out = _minima(profiles(cells), method)
+    kept, minima, thin, open_ended = _minima(profiles(cells), method)
     params = np.array([point.params for point in minima])
     tokens = np.array([point.tokens for point in minima])
     budgets = np.array([profile.budget for profile in kept])
     if cells.flops == "6ND":  # what the optimum costs by that count: sizes of a profile differ
         budgets = FLOPS_PER_PARAM_TOKEN * params * tokens
     drawn, outside = _allocation_draws(kept, method, draws, budgets, raw=raw)
-    doubts = [*left_out, *_doubts(outside, raw=raw, budgets=len(kept))]
+    doubts = [*open_ended, *_doubts(outside, raw=raw, budgets=len(kept))]
     space = "raw" if raw else "log"
     return Fit(
         at=at,
@@ -42,7 +42,7 @@ def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...])
         objective_name=f"{method.words}; power laws by least squares in {space} space",
         status=FitStatus(state="doubtful" if doubts else "ok", reason="; ".join(doubts)),
         points=tuple(minima),
-        warnings=tuple(doubts),
+        warnings=(*thin, *doubts),
         **spread(drawn),
     )
 
@@ -59,8 +59,14 @@ def _doubts(outside: float, *, raw: bool, budgets: int) -> list[str]:
     return found
 
 
-def _minima(found: list[Profile], method: Method) -> tuple[list[Profile], list[Point], list[str]]:
-    """Profiles with a minimum, the minima, and why other budgets were left out."""
+def _minima(
+    found: list[Profile], method: Method
+) -> tuple[list[Profile], list[Point], list[str], list[str]]:
+    """Profiles with a minimum, the minima, and in words which budgets were left out.
+
+    Those with too few sizes are no profiles (where the learning rate was explored there is one),
+    and without them nothing is amiss; that a profile has no minimum inside is for doubt.
+    """
     kept: list[Profile] = []
     points: list[Point] = []
     thin: list[float] = []
@@ -75,14 +81,12 @@ def _minima(found: list[Profile], method: Method) -> tuple[list[Profile], list[P
             continue
         kept.append(profile)
         points.append(_point(profile, float(position[0]), float(loss[0])))
-    left_out = [
-        *_left_out(thin, f"have fewer than {method.sizes} sizes"),
-        *_left_out(open_ended, "have no minimum inside their sizes"),
-    ]
+    few = _left_out(thin, f"have fewer than {method.sizes} sizes")
+    without = _left_out(open_ended, "have no minimum inside their sizes")
     if len(kept) < 2:
-        reasons = "; ".join(left_out) or "the table has one budget"
+        reasons = "; ".join([*few, *without]) or "the table has one budget"
         raise UnsupportedError(f"needs 2 budgets with a minimum, got {len(kept)}: {reasons}")
-    return kept, points, left_out
+    return kept, points, few, without
 
 
 def _left_out(budgets: list[float], reason: str) -> list[str]:

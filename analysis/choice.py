@@ -75,9 +75,11 @@ def choose(fits: Sequence[Fit], validation: Sequence[Validation]) -> tuple[str, 
         return "chinchilla", f"the coupled law extrapolates no better than Chinchilla's: {shown}"
     order = [name for pool in (trusted, fitted) for name in DEFAULTS if name in pool]
     chosen = next(iter([*order, *sorted(fitted)]))
+    if chosen not in trusted:
+        return chosen, f"none can be trusted: the first that was fitted of {', '.join(DEFAULTS)}"
     words = (
         "the two laws could not be compared by extrapolation"
         if not validation
-        else ("not both laws could be trusted")
+        else "not both laws could be trusted"
     )
     return chosen, f"{words}: the first that can be trusted of {', '.join(DEFAULTS)}"

@@ -106,7 +106,8 @@ def assembled(
 ) -> tuple[Array, Array]:
     """Gradient (r, 6) and Hessian (r, 6, 6) of a weighted sum over runs.
 
-    `slope` and `curvature` (r, n) are its derivatives by ln of the predicted loss, weights included.
+    `slope` and `curvature` (r, n) are its derivatives by ln of the predicted loss, weights
+    included.
     """
     by = [slope * g.p, slope * g.q, slope * g.e]
     second = _curvatures(g, by, curvature - slope)

@@ -74,11 +74,12 @@ class _Path:
         gradient, hessian = assembled(
             problem, whole, g, weights * (slope + moved), weights * curvature
         )
+        lower, upper = self.lower[which], self.upper[which]
         gradient, hessian, _ = held_face(
-            at, gradient @ spread.T, spread @ hessian @ spread.T, self.lower[which], self.upper[which]
+            at, gradient @ spread.T, spread @ hessian @ spread.T, lower, upper
         )
         step = newton_step(gradient, hessian, np.full(len(at), DAMPING))
-        step = np.clip(at + step, self.lower[which], self.upper[which]) - at
+        step = np.clip(at + step, lower, upper) - at
         live = weights > 0
         moved = live * (moved + curvature * along(problem, g, step @ spread))
         d_above = live * (aim * over - above + by_above * moved)

@@ -134,6 +134,7 @@ def held_face(
 
 
 def newton_step(gradient: Array, hessian: Array, damping: Array) -> Array:
+    """The step of damped Newton from gradients (r, k) and Hessians (r, k, k): (r, k)."""
     diagonal = np.abs(np.diagonal(hessian, axis1=1, axis2=2))
     diagonal = np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300)
     damped, every = hessian.copy(), np.arange(gradient.shape[1])

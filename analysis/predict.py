@@ -128,6 +128,7 @@ def predict(
     best, points = fits.best, cells(runs)
     params, tokens = float(best.n_opt(budget)), float(best.d_opt(budget))
     source = law_of_loss(fits)
+    loss = None if source is None else _loss(source, params, tokens)
     around = surroundings(runs)
     proposed = proposed_shape(params, around) if shape else None
     cheapest = None if served is None else _deployment(source, budget, served)
@@ -140,7 +141,7 @@ def predict(
         budget=budget,
         params=_estimate(params, interval),
         tokens=_estimate(tokens, best.d_opt_interval(budget)),
-        loss=None if source is None else _loss(source, params, tokens),
+        loss=loss,
         shape=proposed,
         shape_interval=(
             (proposed_shape(interval[0], around), proposed_shape(interval[1], around))
@@ -157,6 +158,7 @@ def predict(
         warnings=(
             *_warnings(fits, points, budget, tokens, batch_size, around),
             *_loss_warnings(source, best),
+            *_no_gain(loss, points, budget),
             *_rate_warnings(runs, proposed),
         ),
     )
@@ -199,6 +201,17 @@ def _loss_warnings(source: Fit | None, best: Fit) -> list[str]:
         return []
     doubt = f", which is doubtful: {source.status.reason}" if source.status.reason else ""
     return [f"{best.name} has no law of loss: the loss is {source.name}'s{doubt}"]
+
+
+def _no_gain(loss: Estimate | None, points: Cells, budget: float) -> list[str]:
+    """A larger budget that is said to reach no lower loss: the law is wrong there."""
+    below = points.loss[points.budget < budget]
+    if loss is None or not len(below) or loss.value < below.min():
+        return []
+    return [
+        f"the loss is not below the {below.min():.4g} that was measured at a smaller budget: the "
+        "law of loss does not hold here"
+    ]
 
 
 def _rate_warnings(runs: Runs, shape: ProposedShape | None) -> list[str]:

@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.choice import choose
 from analysis.fit import APPROACHES, FitError, Fits, fit
 from analysis.laws import LossLaw
 from analysis.lossfit import LOSS_APPROACHES
+from analysis.results import FitStatus
 from analysis.runs import CURVE_COLUMNS, Runs, RunTableError, frame
-from analysis.simulate import isoflop_records
+from analysis.simulate import isoflop_records, simulate
 
 COUPLED = LossLaw(E=1.7, A=2305.0, B=9957.0, alpha=0.42, beta=0.43, k=0.77)
 PLAIN = LossLaw(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
@@ -307,3 +310,22 @@ def test_loss_that_does_not_fall_with_size_is_refused_in_words():
     table = pd.DataFrame({"N": n, "D": d, "L": 2 + 0.1 * np.log(n / 1e6)})
     with pytest.raises(RunTableError, match=r"no allocation is best|were not enough"):
         fit(Runs.of(table), approaches=["chinchilla", "chinchilla_logmse"], replicates=0)
+
+
+def test_a_budget_of_one_size_is_no_profile_and_nothing_is_amiss(tuned_runs, truth):
+    explored = simulate(truth, [1e10], [8e3], noise=0.002)
+    runs = Runs.of(pd.concat([tuned_runs.trials, explored], ignore_index=True))
+    for name in ("argmin", "parabola", "akima", "cubic"):
+        found = fit(runs, approaches=(name,), replicates=50)[name]
+        assert found.status.state == "ok", found.status.reason
+        assert "sizes (1e+10)" in found.warnings[0]
+
+
+def test_where_none_can_be_trusted_it_says_so(fits):
+    doubted = [
+        replace(one, status=FitStatus(state="doubtful", reason="for the test"))
+        for one in fits.approaches
+    ]
+    chosen, because = choose(doubted, fits.validation)
+    assert chosen == "chinchilla"
+    assert because.startswith("none can be trusted")

@@ -218,3 +218,11 @@ def test_a_rate_s_interval_holds_the_truth(truth):
         found = trend(points, values, 1e13)
         inside += found.low < 0.02 < found.high
     assert inside / 200 == pytest.approx(0.95, abs=0.04)
+
+
+def test_a_loss_that_no_larger_budget_lowers_is_doubted(tuned_runs, fits):
+    assert not any("not below" in warning for warning in predict(tuned_runs, fits, 5e12).warnings)
+    lucky = tuned_runs.trials.copy()
+    lucky.loc[lucky.loss.idxmin(), "loss"] = 0.1
+    found = predict(Runs.of(lucky), fits, 5e12)
+    assert any("not below the 0.1 that was measured" in warning for warning in found.warnings)
