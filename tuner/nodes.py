@@ -1,11 +1,14 @@
 """The machines of a cluster: do all see the sweep's storage, and which of them are gone?"""
 
+import logging
 import math
+import os
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray import PlacementGroupID
@@ -31,8 +34,32 @@ ROOM_PATIENCE = 1200.0
 """Seconds in which the first node must have room: an autoscaler asks its cloud for minutes."""
 TOLD_EVERY = 30.0
 """Seconds between two lines that say what is waited for."""
+START_PATIENCE = 30
+"""Seconds that Ray gives its own first node (ray._private.node)."""
 SLICE = 1.0
 """Seconds between two looks, and until Ctrl-C is heard."""
+
+
+def connect(address: str | None, **own: Any) -> None:
+    """Join the Ray at `address`, or start one of our own with the options `own`.
+
+    Raises:
+        ConfigError: ours did not come up in Ray's own time.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # "local", not None: that would join any Ray that somebody runs on this machine.
+    options: dict[str, Any] = (
+        {"address": "local", **own} if address is None else {"address": address}
+    )
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises no class of its own
+        if "timed out during startup" not in str(error):
+            raise
+        raise ConfigError(
+            f"Ray did not start within its {START_PATIENCE} s: this machine is busy or short of "
+            "memory; end other work and run it again, or give --address"
+        ) from None
 
 
 class Losses:

@@ -216,14 +216,11 @@ def _ray(sweep: Sweep, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is not None:
         os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(PENDING))
-    own = _machine(sweep.resources) if address is None else {}
-    # "local", not None: that would join any Ray that somebody runs on this machine.
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    nodes.connect(address, **_machine(sweep.resources))
     try:
-        if own:
+        if address is None:
             check_room(sweep)
         yield
     finally:

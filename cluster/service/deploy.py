@@ -1,14 +1,12 @@
 """The service on Ray Serve: stateless replicas, one runner, on a laptop and a cluster alike."""
 
 import logging
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import ray
 import uvicorn
@@ -24,6 +22,7 @@ from cluster.service.executors import Threads
 from cluster.service.runner import Runner
 from cluster.service.state import State
 from cluster.service.tasks import RayTasks
+from tuner import nodes
 from tuner.config import ConfigError
 
 HEAD = {"node:__internal_head__": 0.001}
@@ -183,15 +182,7 @@ def _ray(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    # "local", not None: that would join any Ray that somebody runs on this machine.
-    ray.init(
-        address=address or "local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({} if address else own),
-    )
+    nodes.connect(address, include_dashboard=False, _node_ip_address="127.0.0.1")
     try:
         yield
     finally:

@@ -374,3 +374,19 @@ def test_somebody_else_s_ray_is_joined_only_when_asked(monkeypatch, small, asked
         assert seen["address"] == given
     assert seen.get("resources") == ({"slot": 3} if asked is None else None)
     assert seen.get("_node_ip_address") == ("127.0.0.1" if asked is None else None)
+
+
+def test_a_ray_that_does_not_start_says_what_to_do(monkeypatch, small):
+    from tuner import sweep as sweeps
+    from tuner.config import ConfigError
+
+    def slow(**options):
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(sweeps.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(sweeps.ray, "init", slow)
+    with (
+        pytest.raises(ConfigError, match="this machine is busy or short of memory"),
+        sweeps._ray(small(), None),
+    ):
+        pass
