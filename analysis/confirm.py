@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.comparison import Fits
-from analysis.predict import Estimate, law_of_loss
-from analysis.results import FitError
+from analysis.trend import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +69,3 @@ class Confirmation:
             return "inside the 95 % interval"
         side = "above" if self.off > 0 else "below"
         return f"{side} the 95 % interval: do not trust the law this far out"
-
-
-def predicted_loss(fits: Fits, params: float, tokens: float) -> tuple[Estimate, str]:
-    """The loss that one run of (N, D) will have, with its 95 % interval, and whose word it is.
-
-    Raises:
-        FitError: no law of loss could be fitted.
-    """
-    source = law_of_loss(fits)
-    if source is None:
-        raise FitError("no law of loss could be fitted: there is no loss to confirm")
-    low, high = source.loss_prediction_interval(params, tokens)
-    value = float(source.predict(params, tokens))
-    return Estimate(value=value, low=low, high=high), source.name

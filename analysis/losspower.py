@@ -71,6 +71,20 @@ class LossPowerFit:
         """Loss at `x` weights, tokens or FLOP, nat/token."""
         return self.law.loss(x)
 
+    def prediction_interval(self, x: float) -> Interval:
+        """95 % of where one new run at `x` would lie: the draws plus the noise of the levels.
+
+        Raises:
+            FitError: it was fitted without a bootstrap, or read from a file, which keeps none.
+        """
+        if self.draws is None:
+            raise FitError(f"L({wording.LETTER[self.variable]}): no bootstrap draws")
+        drawn = np.asarray(self.draws.loss(x))
+        free = max(self.levels - len(self.params), 1)
+        noise = float(np.sqrt(self.objective * self.levels / free))
+        added = np.random.default_rng(0).normal(0.0, noise, size=drawn.shape)
+        return percentile_interval(drawn * np.exp(added))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it; draws are left out."""
         return {

@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.cells import Cells, cells
 from analysis.comparison import Fits
+from analysis.expected import Expected, expected_loss, law_of_loss
 from analysis.laws import LossLaw
 from analysis.proposal import ProposedShape, Surroundings, proposed_shape
 from analysis.quality import EXTRAPOLATION
@@ -17,8 +18,6 @@ from analysis.trend import Estimate, spacing, trend
 
 FEW_STEPS = 200
 """Below this many optimizer steps a run is decided by its batch, not by its size."""
-LOSS_FITS = ("chinchilla", "skaling", "chinchilla_lad", "chinchilla_logmse", "chinchilla_mse")
-"""Who is asked for a loss, in this order, where the chosen approach has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +126,11 @@ def predict(
             raise ValueError(f"{name} must be a positive number, got {value}")
     best, points = fits.best, cells(runs)
     params, tokens = float(best.n_opt(budget)), float(best.d_opt(budget))
-    source = law_of_loss(fits)
-    loss = None if source is None else _loss(source, params, tokens)
+    expected = expected_loss(fits, budget, params, tokens)
+    loss = None if expected is None else expected.loss
     around = surroundings(runs)
     proposed = proposed_shape(params, around) if shape else None
-    cheapest = None if served is None else _deployment(source, budget, served)
+    cheapest = None if served is None else _deployment(law_of_loss(fits), budget, served)
     interval = best.n_opt_interval(budget)
     apart = {name: spacing(runs, name) for name in ("learning_rate", "batch_size")}
     rate = trend(points, points.learning_rate, budget, spacing=apart["learning_rate"])
@@ -157,7 +156,7 @@ def predict(
         deployment_shape=proposed_shape(cheapest.params, around) if shape and cheapest else None,
         warnings=(
             *_warnings(fits, points, budget, tokens, batch_size, around),
-            *_loss_warnings(source, best),
+            *_loss_warnings(fits, expected),
             *_no_gain(loss, points, budget),
             *_rate_warnings(runs, proposed),
         ),
@@ -173,34 +172,19 @@ def _searched(found: Estimate | None, spacing: float) -> Interval | None:
     return (found.low, found.high) if found and spacing else None
 
 
-def law_of_loss(fits: Fits) -> Fit | None:
-    """The chosen law; else the first trusted one; else the one of smallest residuals."""
-    there = {fit.name: fit for fit in fits.approaches if isinstance(fit.law, LossLaw)}
-    if fits.chosen in there:
-        return there[fits.chosen]
-    trusted = [there[x] for x in LOSS_FITS if x in there and there[x].status.state == "ok"]
-    closest = sorted(there.values(), key=lambda fit: fit.noise)
-    return next(iter([*trusted, *closest]), None)
-
-
 def _deployment(source: Fit | None, budget: float, served: float) -> Deployment:
     if source is None or not isinstance(source.law, LossLaw):
         raise FitError("equal loss cannot be told without a law of loss: none could be fitted")
     return deployment(source.law, budget, served)
 
 
-def _loss(fit: Fit, params: float, tokens: float) -> Estimate:
-    value = float(fit.predict(params, tokens))
-    return _estimate(value, fit.loss_prediction_interval(params, tokens))
-
-
-def _loss_warnings(source: Fit | None, best: Fit) -> list[str]:
-    if source is None:
+def _loss_warnings(fits: Fits, expected: Expected | None) -> list[str]:
+    if expected is None:
         return ["no law of loss could be fitted: the loss is not predicted"]
-    if source.name == best.name:
+    if expected.approach == fits.chosen:
         return []
-    doubt = f", which is doubtful: {source.status.reason}" if source.status.reason else ""
-    return [f"{best.name} has no law of loss: the loss is {source.name}'s{doubt}"]
+    doubt = f", which is doubtful: {expected.doubt}" if expected.doubt else ""
+    return [f"{fits.chosen} has no law of loss: the loss is {expected.approach}'s{doubt}"]
 
 
 def _no_gain(loss: Estimate | None, points: Cells, budget: float) -> list[str]:

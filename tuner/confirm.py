@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.confirm import Confirmation, predicted_loss
+from analysis.confirm import Confirmation
+from analysis.expected import expected_loss
 from analysis.fit import Fits, fit
 from analysis.predict import Prediction, predict
+from analysis.results import FitError
 from analysis.runs import Runs
 from analysis.runs import read as read_table
 from tuner.config import ConfigError, Sweep, load, parse
@@ -87,16 +89,19 @@ def hold(folder: Path, asked: Asked) -> Confirmation:
 
     Raises:
         RunTableError: the run did not complete; its reason is named.
+        FitError: no law of loss could be fitted.
     """
     runs = read_table(asked.folder)
     row = runs.table.iloc[0]
-    params, tokens = float(row["params"]), float(row["tokens"])
-    predicted, approach = predicted_loss(asked.fits, params, tokens)
+    budget, params, tokens = (float(row[name]) for name in ("budget", "params", "tokens"))
+    expected = expected_loss(asked.fits, budget, params, tokens)
+    if expected is None:
+        raise FitError("no law of loss could be fitted: there is no loss to confirm")
     found = Confirmation(
-        budget=float(row["budget"]), largest=asked.largest, num_layers=int(row["num_layers"]),
+        budget=budget, largest=asked.largest, num_layers=int(row["num_layers"]),
         d_model=int(row["d_model"]), params=params, tokens=tokens,
         learning_rate=float(row["learning_rate"]), batch_size=int(row["batch_size"]),
-        predicted=predicted, measured=float(row["loss"]), approach=approach,
+        predicted=expected.loss, measured=float(row["loss"]), approach=expected.approach,
     )  # fmt: skip
     (folder / FILE).write_text(json.dumps(found.to_dict(), indent=1) + "\n")
     return found

@@ -1,5 +1,8 @@
 """A law that misses its profiles is said to, and not followed."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -7,6 +10,7 @@ from analysis.adequacy import lack_of_fit
 from analysis.cells import cells
 from analysis.fit import fit
 from analysis.laws import LossLaw
+from analysis.losspower import LossPowers
 from analysis.objectives import log_squares
 from analysis.parametric import solve
 from analysis.predict import predict
@@ -50,8 +54,13 @@ def test_a_law_that_misses_is_not():
     assert "F test" in found["chinchilla"].status.reason
     assert found.chosen == "cubic"
     predicted = predict(runs, found, 1e13)
-    assert predicted.loss is not None
-    assert any("cubic has no law of loss" in warning for warning in predicted.warnings)
+    assert "cubic has no law of loss: the loss is L(C)'s" in predicted.warnings
+    (power,) = [one for one in found.powers.fits if one.variable == "budget" and not one.floor]
+    assert predicted.loss.low < predicted.loss.value < predicted.loss.high
+    assert predicted.loss.value >= power.predict(1e13)  # a floor, if any, lifts it
+    without = replace(found, powers=LossPowers())
+    (told,) = [w for w in predict(runs, without, 1e13).warnings if "has no law of loss" in w]
+    assert re.search("the loss is chinchilla[a-z_]*'s", told)
 
 
 def test_scattered_tables_have_no_profiles_to_test_against():
