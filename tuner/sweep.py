@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from data.corpus import Corpus
 from data.errors import CorpusError
-from tuner import corpora, nodes, plan, space, status, throughput, trainable
+from tuner import corpora, nodes, plan, remote, space, status, throughput, trainable
 from tuner import provenance as provenances
 from tuner import slot as slots
 from tuner.answers import FILE as ANSWERS
@@ -86,11 +86,13 @@ def run(
 
     Raises:
         ConfigError: the folder cannot be written to, holds another sweep, or another process works
-            in it; a node of the cluster sees neither it nor `storage`.
+            in it; a node of the cluster sees neither it nor `storage`; the API's key is missing.
         CorpusError: the corpus cannot be read or made.
         HopelessSweepError: the first trials all failed.
         InterruptedSweepError: Ctrl-C was pressed; everything finished is written.
     """
+    if sweep.backend == "api":
+        remote.key(sweep.api)  # no trial could ask without it
     with _alone(folder):
         write(sweep, folder)
         ledger = Ledger(folder / "ledger.db")

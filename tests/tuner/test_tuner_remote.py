@@ -19,6 +19,7 @@ from tuner.ledger import Ledger
 from tuner.plan import plan
 from tuner.remote import BrokenError, Client, Query, RefusedError, UnreachableError
 from tuner.sections import Api
+from tuner.sweep import run
 
 QUERY = Query(
     d_model=128, num_layers=4, num_heads=2, batch_size=128, learning_rate=1e-3, train_flops=10**16
@@ -209,6 +210,14 @@ def sweep_of(url, folder, **settings):
         },
         place="asking",
     )  # fmt: skip
+
+
+def test_a_sweep_without_its_key_begins_nothing(tmp_path):
+    sweep = sweep_of("http://127.0.0.1:1", tmp_path)
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(ConfigError, match=r"api\.key_file: .*key is empty; write the key there"):
+        run(sweep, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_sweep_asks_the_service_and_its_rows_are_the_services(tmp_path):
