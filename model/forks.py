@@ -6,11 +6,11 @@ the trunk once and each cooldown.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypedDict
 
 from model.progress import Progress
-from model.recipe import Recipe, cooldown_start, warmup_steps
+from model.recipe import Recipe, cooldown_start, forked, warmup_steps
 from model.train import State, Training
 
 Make = Callable[[Recipe, int, Sequence[int]], Training]
@@ -107,9 +107,7 @@ def branches(recipe: Recipe, lengths: Sequence[int]) -> tuple[Recipe, ...]:
     if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
         raise ValueError(f"lengths must rise from 1, got {list(lengths)}")
     warmup = warmup_steps(lengths[0], recipe)
-    return tuple(
-        replace(recipe, schedule="wsd", warmup=warmup / steps, warmup_floor=0) for steps in lengths
-    )
+    return tuple(forked(recipe, steps, warmup) for steps in lengths)
 
 
 def steps_taken(recipe: Recipe, lengths: Sequence[int]) -> int:

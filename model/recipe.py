@@ -1,7 +1,7 @@
 """What a training is told apart from its shape, and the rate of each step. Needs no torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
@@ -105,6 +105,12 @@ def cooldown_start(steps: int, recipe: Recipe) -> int:
     """Steps of a run of `steps` under "wsd" that are done when its rate begins to come down."""
     cooldown = _share(recipe.cooldown, recipe.cooldown_floor, steps)
     return max(warmup_steps(steps, recipe), steps - cooldown)
+
+
+def forked(recipe: Recipe, steps: int, warmup: int) -> Recipe:
+    """That of a run of `steps` that shares its trunk, at constant rate, with runs of other lengths:
+    "wsd" with the cooldown of `recipe`, and as many steps of `warmup` as they all have."""
+    return replace(recipe, schedule="wsd", warmup=warmup / steps, warmup_floor=0)
 
 
 def _share(share: float, floor: int, steps: int) -> int:

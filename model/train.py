@@ -56,6 +56,8 @@ class Training:
         recipe: rates, batch size and the rest.
         steps: optimizer steps of the whole run; the schedule spans them.
         report_at: steps after which to evaluate and yield; the last is `steps`.
+        start: steps that are another run's, too, whose state there this one may be handed: all
+            that is reported counts from there, whether it was or not.
         batches: step, counted from 0, to its tokens (batch_size, context_length + 1).
         held_out: evaluation batches, each (n, context_length + 1).
         held_out_documents: which document each of their predictions belongs to, for the standard
@@ -69,9 +71,9 @@ class Training:
             batch is shared out among them. None trains alone.
 
     Raises:
-        ValueError: `report_at` does not rise to end at `steps`, fewer than two documents are held
-            out, or the micro-batch does not divide the batch or a partner's share of it; in `run`,
-            a batch has another shape.
+        ValueError: `report_at` does not rise from beyond `start` to end at `steps`, fewer than two
+            documents are held out, or the micro-batch does not divide the batch or a partner's
+            share of it; in `run`, a batch has another shape.
     """
 
     def __init__(
@@ -86,11 +88,12 @@ class Training:
         held_out_documents: Sequence[Tokens] | None = None,
         seed: int,
         flops_per_step: int,
+        start: int = 0,
         execution: Execution = CPU,
         model: nn.Module | None = None,
         group: Group | None = None,
     ) -> None:
-        _check(report_at, steps)
+        _check(report_at, steps, start)
         for_weights, for_dropout = np.random.SeedSequence(seed).spawn(2)
         if model is None:
             with torch.random.fork_rng(devices=[]):  # torch draws first values of its own
@@ -101,6 +104,7 @@ class Training:
         self.recipe = recipe
         self.steps = steps
         self.report_at = report_at
+        self.start = start
         self.batches = batches
         self.flops_per_step = flops_per_step
         self.model = model.to(self.device)
@@ -147,6 +151,8 @@ class Training:
 
         A run whose loss or weights cease to be finite yields its last progress early, `diverged`.
         """
+        if self._step < self.start:
+            self._advance(self.start)
         while (stop := self.next_report) is not None:
             self._advance(stop)
             yield self.report()
@@ -188,7 +194,7 @@ class Training:
         self._random = state["random"]
         self._step = self._reported = state["step"]
         self._seconds = state["seconds"]
-        self._evaluations = state["evaluations"]
+        self._evaluations = state["evaluations"] if self._step > self.start else 0
         self._diverged = state["diverged"]
 
     def _tensor(self, tokens: Tokens) -> Tensor:
@@ -318,12 +324,12 @@ def _sharded() -> ModuleType:
     return sharded
 
 
-def _check(report_at: Sequence[int], steps: int) -> None:
+def _check(report_at: Sequence[int], steps: int, start: int) -> None:
     faults = []
     if not report_at or list(report_at) != sorted(set(report_at)) or report_at[-1] != steps:
         faults.append(f"report_at must rise to {steps}, the run's steps, got {list(report_at)}")
-    elif report_at[0] < 1:
-        faults.append(f"report_at must begin at step 1 or later, got {report_at[0]}")
+    elif report_at[0] <= start:
+        faults.append(f"report_at must begin at step {start + 1} or later, got {report_at[0]}")
     if faults:
         raise ValueError("; ".join(faults))
 

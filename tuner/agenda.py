@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from tuner import soundness, space
+from tuner.chains import Chains
 from tuner.config import Sweep
-from tuner.ledger import Ledger
+from tuner.ledger import ENDED, Ledger
 from tuner.question import Cell, Setting
 from tuner.search import DESIGNED
 from tuner.soundness import Profile
@@ -35,6 +36,11 @@ class Agenda:
         self._asked: set[str] = set()
         self._unasked: dict[float, deque[Cell]] = {}
         self._profiles: dict[float, Profile] = {}
+        self.chains = (
+            Chains(sweep, ledger, self._window, self._asked)
+            if sweep.training.schedule == "forks"
+            else None
+        )
         self.value = (
             None
             if sweep.target.interval is None
@@ -49,6 +55,10 @@ class Agenda:
     def changed(self, budget: float) -> None:
         """A trial of a budget was asked or is over."""
         self._profiles.pop(budget, None)
+        if self.chains is not None:
+            # What was tried at a smaller budget counts at a larger one, too.
+            self._profiles.clear()
+            self.chains.changed(budget)
 
     def cells(self, room: float = math.inf) -> Iterator[Cell]:
         """Everything that can be asked now, of what is chosen by value within `room` FLOPs."""
@@ -63,12 +73,19 @@ class Agenda:
         budgets = space.budgets(self.sweep, self.vocab_size)
         for budget in budgets:
             yield from self.planned(budget)
+            if self.chains is not None and self.chains.waits(budget):
+                return
         if self.sweep.search.extend and self.sweep.design == "isoflop":
             for budget in budgets:
                 yield from self._new(self._extension(budget))
+                if self.chains is not None and self._busy(budget):
+                    return  # what is best here goes on, before anything is added there
 
     def planned(self, budget: float) -> Iterator[Cell]:
         """The plan's cells at a budget that were not asked yet."""
+        if self.chains is not None:
+            yield from self._new(self.chains.cells(budget, self._window(budget)))
+            return
         if budget not in self._unasked:
             self._unasked[budget] = deque(space.cells(self.sweep, budget, self._window(budget)))
         unasked = self._unasked[budget]
@@ -98,6 +115,21 @@ class Agenda:
             return None
         best = self._best_below(cell.budget)
         return best.question.setting if best else space.middle(self.sweep)
+
+    def unwanted(self, *keys: str) -> list[str]:
+        """The trials whose trunks no other will go on from, now that those of `keys` are over."""
+        if self.chains is None:
+            return []
+        found = (self.chains.unwanted(self.ledger.record(key).question) for key in keys)
+        return sorted({key for some in found for key in some})
+
+    def left(self) -> list[str]:
+        """The trials whose trunks nothing will go on from once the sweep ends as it stands: none as
+        long as a trial is unfinished, or the plan, which a higher cap would let go on."""
+        if self.chains is None or self.ledger.has("running", "waiting"):
+            return []
+        planned = map(self.planned, space.budgets(self.sweep, self.vocab_size))
+        return [] if any(map(any, planned)) else [r.key for r in self.ledger.records(*ENDED)]
 
     @property
     def rates(self) -> tuple[float, float] | None:
@@ -169,6 +201,8 @@ class Agenda:
         if not self._busy(budget):
             offered = space.offered(self.sweep, budget, self.vocab_size)
             wanted = self.profile(budget).wanted(self.sweep, self.possible(budget, offered))
+            if self.chains is not None and any(cell.setting is None for cell in wanted):
+                wanted = self.chains.cells(budget, dict.fromkeys(cell.size for cell in wanted))
             stands += self._new(wanted)
             told = json.dumps([asdict(cell) for cell in stands])
             self.ledger.write_fact(f"extension {budget!r}", told)

@@ -2,13 +2,16 @@
 
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from model.progress import Progress
 from tuner.backends.contract import Job, Run
 from tuner.backends.several import Apart, Several
+from tuner.config import Sweep
+from tuner.space import Trial
 from tuner.storage import Place
 
 ALONE = ""
@@ -23,11 +26,13 @@ class Saved:
     """Of the run; None at its start."""
     history: tuple[Progress, ...] = ()
     """What was reported until then."""
+    start: int = 0
+    """Step of a parent's trunk whose state it is, as long as nothing was reported."""
 
     @property
     def step(self) -> int:
         """From which an attempt would train."""
-        return self.history[-1].step if self.history else 0
+        return self.history[-1].step if self.history else self.start
 
 
 def attempt(run: Run, checkpoint: Place, saved: Saved | None = None) -> Iterator[Progress]:
@@ -44,7 +49,10 @@ def attempt(run: Run, checkpoint: Place, saved: Saved | None = None) -> Iterator
 
 
 def attempts(
-    runs: Several, checkpoints: Mapping[str, Place], saved: Mapping[str, Saved]
+    runs: Several,
+    checkpoints: Mapping[str, Place],
+    saved: Mapping[str, Saved],
+    trunks: Mapping[tuple[str, int], Place] = MappingProxyType({}),
 ) -> Iterator[tuple[str, Progress]]:
     """Yield every report of each trial of a process, those of earlier attempts first, with its key.
 
@@ -57,6 +65,7 @@ def attempts(
         runs: of the trials, each at its start.
         checkpoints: the file that keeps each trial's state between attempts.
         saved: what was read of each.
+        trunks: where the state at a trial's step is kept besides, for longer trials to go on from.
     """
     for key, found in saved.items():
         if found.state is not None:
@@ -69,7 +78,10 @@ def attempts(
     history = {key: list(found.history) for key, found in saved.items()}
     for key, progress in runs:
         history[key].append(progress)
-        checkpoints[key].write(pickle.dumps((runs.state(key), history[key])))
+        content = pickle.dumps((runs.state(key), history[key]))
+        if (trunk := trunks.get((key, progress.step))) is not None:
+            trunk.write(content)
+        checkpoints[key].write(content)
         yield key, progress
         if _is_over(checkpoints, key):
             runs.drop(key)
@@ -86,6 +98,27 @@ def _is_over(checkpoints: Mapping[str, Place], key: str) -> bool:
 def checkpoint_of(job: Job, key: str) -> Place:
     """Where the trial `key` keeps its state."""
     return job.checkpoints / f"{key}.pickle"
+
+
+def trunk_of(job: Job, key: str) -> Place:
+    """Where the trial `key` keeps the state in which its cooldown began."""
+    return job.checkpoints / f"{key}.trunk.pickle"
+
+
+def kept(sweep: Sweep, trials: Iterable[Trial]) -> Iterator[tuple[str, int]]:
+    """The trials whose trunks a larger budget may go on from, each with the step of its fork."""
+    for trial in trials:
+        if trial.fork is not None and trial.question.budget in sweep.budgets[:-1]:
+            yield trial.key, trial.fork.at
+
+
+def begun(job: Job, trial: Trial) -> Saved:
+    """What an attempt goes on from: its checkpoint, or else its parent's trunk, if there is one."""
+    saved = read(checkpoint_of(job, trial.key))
+    if saved.history or not trial.start:
+        return saved
+    trunk = read(trunk_of(job, trial.question.cell.parent))
+    return Saved(state=trunk.state, start=trial.start) if trunk.step == trial.start else Saved()
 
 
 def read(checkpoint: Place) -> Saved:

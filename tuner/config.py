@@ -110,6 +110,7 @@ class Sweep(Section):
         found += self._search_faults() + self._sharing_faults()
         found += self._api_faults() if self.backend == "api" else []
         found += self._value_faults() if self.target.interval is not None else []
+        found += self._fork_faults() if self.training.schedule == "forks" else []
         packed, whole = self.resources.trials_per_gpu, self.resources.gpus_per_trial == 1
         if packed not in ("auto", 1) and not whole:
             found.append(
@@ -188,6 +189,41 @@ class Sweep(Section):
             )
             if searched
         ]
+        return found
+
+    def _fork_faults(self) -> list[str]:
+        """What does not go with trunks that go on from budget to budget."""
+        sizes, alone = self.training.batch_size, "a trunk has one for all budgets, not"
+        varied = isinstance(sizes, tuple) and len(set(sizes)) > 1
+        search, target, resources = self.search, self.target, self.resources
+        faults = (
+            ("training.batch_size", varied, f"{alone} {sizes}; give one number"),
+            ("search.batch_size", search.batch_size, f"{alone} {search.batch_size}; remove it"),
+            (
+                "target.interval", target.interval is not None,
+                f"{target.interval} is reached run by run, not by trunks; remove it",
+            ),
+            (
+                "resources.stack", resources.stack > 1,
+                f"forks are trained one a process, not {resources.stack}; remove it",
+            ),
+            (
+                "resources.devices", resources.devices != 1,
+                f"forks are trained on one device, not {resources.devices}; remove it",
+            ),
+        )  # fmt: skip
+        found = [
+            f'{key}: {fault}, or write training.schedule = "wsd"'
+            for key, is_set, fault in faults
+            if is_set
+        ]
+        if self.design == "grid":
+            found.append(
+                'training.schedule: "forks" go from budget to budget, which a grid has not; write '
+                '"wsd"'
+            )
+        if self.backend == "api":
+            found.append('training.schedule: a service keeps no trunk for "forks"; write "linear"')
         return found
 
     def _api_faults(self) -> list[str]:

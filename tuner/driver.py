@@ -4,6 +4,7 @@ import math
 import pickle
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from ray.tune.search import Searcher
 
 from model.memory import TooLargeError
 from tuner import bundling, nodes, space
-from tuner.attempt import checkpoint_of
+from tuner.attempt import checkpoint_of, trunk_of
 from tuner.backends.contract import Job, NodeLostError, WorkerLostError
 from tuner.bundle import Bundle
 from tuner.engine import Engine, Nothing
@@ -84,6 +85,11 @@ class Driver(Unsaved):
         """Ray trials of which something runs."""
         running = {record.key for record in self.engine.ledger.records("running")}
         return sum(not running.isdisjoint(bundle.keys) for bundle in self.bundles.values())
+
+    def tidy(self, keys: Iterable[str]) -> None:
+        """Remove the trunks of trials that no other will go on from."""
+        for key in keys:
+            _clear(trunk_of(self.job, key))
 
     def goes_on(self, bundle: Bundle) -> bool:
         """Does any trial of a bundle run?"""
@@ -170,6 +176,7 @@ class _Scheduler(FIFOScheduler):
         if goes_on:
             return self.CONTINUE
         cleared = _clear(checkpoint_of(self.driver.job, result["key"]))
+        self.driver.tidy(self.driver.engine.agenda.unwanted(result["key"]))
         if progress.final:
             return self.CONTINUE  # its function returns by itself, its actor is used again at once
         bundle = self.driver.bundles[trial.trial_id]
@@ -257,9 +264,12 @@ class _Lives(Callback):
                 self._doubtful.append((key, time.monotonic(), reason))
                 cause = NodeLostError(reason)
             self.driver.engine.fail(key, reason, cause, others=len(keys) - 1)
+        self.driver.tidy(self.driver.engine.agenda.unwanted(*keys))
 
     def on_experiment_end(self, trials: list[RayTrial], **info: Any) -> None:
-        """Leave nothing taken: the last that was stopped may still be dying."""
+        """Leave nothing taken: the last that was stopped may still be dying; and no trunk, where
+        nothing is left to do."""
+        self.driver.tidy(self.driver.engine.agenda.left())
         patience = time.monotonic() + LEAVE_AFTER
         while self.driver.together and nodes.reclaim() and time.monotonic() < patience:
             time.sleep(0.1)

@@ -122,8 +122,7 @@ class Engine:
         return space.trial(self.sweep, record.question, self.vocab_size)
 
     def _start(self, trial: Trial) -> bool:
-        last = self.ledger.last(trial.key)
-        flops = trial.flops - (last.flops if last else 0)
+        flops = trial.flops - self.ledger.paid(trial.key)
         return self.meter.allows(flops) and self.ledger.reserve(trial.key, flops, self.cap)
 
     def live(self) -> None:
@@ -145,8 +144,22 @@ class Engine:
         return self.enter(cell) if cell is not None and self.affords(cell) else None
 
     def largest(self, cell: Cell) -> int:
-        """FLOPs that a cell may take."""
-        return max(t.flops for t in space.largest(self.sweep, cell, self.vocab_size))
+        """FLOPs that a cell may be charged."""
+        return max(
+            t.flops - self._spared(cell, t)
+            for t in space.largest(self.sweep, cell, self.vocab_size)
+        )
+
+    def _spared(self, cell: Cell, trial: Trial) -> int:
+        """FLOPs of a cell's trial that were charged to its parent, whose trunk it goes on from.
+
+        A parent that was answered from the record was not trained here, and left no trunk.
+        """
+        if not (cell.parent and self.ledger.knows(cell.parent)):
+            return 0
+        parent = self.ledger.record(cell.parent)
+        trained = parent.status == "completed" and parent.attempts
+        return trial.start * trial.flops_per_step if trained else 0
 
     def affords(self, cell: Cell) -> bool:
         """Is there room for a cell, in FLOPs and in time?"""
@@ -159,9 +172,11 @@ class Engine:
         setting, optuna = self.studies.propose(
             cell, given, rates or self.sweep.search.learning_rate
         )
-        self.ledger.add(cell.asked(setting), optuna)
+        question = cell.asked(setting)
+        trial = space.trial(self.sweep, question, self.vocab_size)
+        self.ledger.add(question, optuna, self._spared(cell, trial))
         self.agenda.strike(cell)
-        return self.trial(self.ledger.record(cell.key))
+        return trial
 
     def _recalled(self, trial: Trial) -> bool:
         """Answer a trial from the record, if that ends it; nothing is charged."""
@@ -196,10 +211,10 @@ class Engine:
             return False
         trial = self.trial(record)
         seen = self.ledger.last(key)
-        if seen is not None and progress.step <= seen.step:
-            paid = self._repeats(record, trial, seen, seen.step if began is None else began)
+        if seen is None or progress.step <= seen.step:
+            paid = self._repeats(record, trial, began)
             # The last report seen is judged again: a kill may have come before its verdict.
-            if not paid or progress.step < seen.step:
+            if not paid or (seen is not None and progress.step < seen.step):
                 return paid
         self.ledger.report(key, progress, device)
         self.meter.book(key)
@@ -231,12 +246,14 @@ class Engine:
             return None
         return "pruned", f"a chance of {chance:.1%} at {share} to end as its shape's best rate"
 
-    def _repeats(self, record: Record, trial: Trial, seen: Progress, began: int) -> bool:
-        """An attempt repeats reports: if its checkpoint is gone, it repeats the training too.
+    def _repeats(self, record: Record, trial: Trial, began: int | None) -> bool:
+        """An attempt repeats reports, or begins: if its checkpoint is gone, or its parent's trunk,
+        it repeats the training too.
 
         That work is charged again, once an attempt; where the cap forbids it the trial ends.
         """
-        again = (seen.step - began) * trial.flops_per_step
+        paid = self.ledger.paid(record.key)
+        again = 0 if began is None else paid - began * trial.flops_per_step
         attempt = (record.key, record.attempts)
         if again <= 0 or attempt in self._repeated:
             return True
@@ -317,9 +334,8 @@ class Engine:
 
     def _next_report(self, record: Record) -> int:
         """FLOPs from a trial's last report to its next."""
-        last = self.ledger.last(record.key)
-        reached = last.step if last else 0
         trial = self.trial(record)
+        reached = self.ledger.paid(record.key) // trial.flops_per_step
         return (trial.next_report(reached) - reached) * trial.flops_per_step
 
     def _end(self, record: Record, status: Status, reason: str) -> None:
@@ -377,5 +393,7 @@ def _ended(trial: Trial, progress: Progress) -> Verdict | None:
 def _group(trial: Trial, step: int) -> tuple[float, Size, int, int]:
     """What a trial's loss after `step` is compared with."""
     rung = sum(at <= step for at in trial.report_steps)
+    if trial.fork:  # it reports nothing of what its parent's trunk did: counted from the end
+        rung -= len(trial.report_steps)
     asked = trial.question
     return asked.budget, asked.size, asked.seed, rung

@@ -48,15 +48,19 @@ def _row(
 ) -> dict[str, object]:
     """One row of the run table."""
     asked, shape, training = trial.question, trial.shape, sweep.training
+    schedule, warmup, parent = training.schedule, training.warmup, ""
+    if trial.fork is not None:  # it is that of its length alone
+        schedule, warmup = "wsd", trial.fork.warmup / trial.steps
+        parent = asked.cell.parent if record.spared else ""
     return {
-        "sweep": sweep.name, "trial": trial.key, "parent": "", "seed": asked.seed,
+        "sweep": sweep.name, "trial": trial.key, "parent": parent, "seed": asked.seed,
         "budget": asked.budget, "d_model": shape.d_model, "num_layers": shape.num_layers,
         "num_heads": shape.num_heads, "d_ff": shape.d_ff, "vocab_size": shape.vocab_size,
         "context_length": shape.context_length, "params": shape.params,
         "params_embedding": shape.params_embedding, "params_head": shape.params_head,
         "learning_rate": asked.learning_rate, "batch_size": trial.batch_size,
-        "weight_decay": trial.weight_decay, "warmup": training.warmup,
-        "schedule": training.schedule, "optimizer": training.optimizer,
+        "weight_decay": trial.weight_decay, "warmup": warmup,
+        "schedule": schedule, "optimizer": training.optimizer,
         "parametrization": training.parametrization, "dtype": slot.speed.dtype,
         "backend": sweep.backend, "flops_charged": float(record.charged),
         "flops_per_token": shape.flops_per_token(sweep.convention), "attempts": record.attempts,

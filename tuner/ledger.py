@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS trials (
     attempts INTEGER NOT NULL DEFAULT 0,
     deaths INTEGER NOT NULL DEFAULT 0,       -- attempts that died while the sweep lived
     micro_batch_size INTEGER,            -- sequences at once, at most, since memory ran out
+    spared TEXT NOT NULL DEFAULT '0',    -- FLOP that its parent's trunk was charged
     reserved TEXT NOT NULL DEFAULT '0',  -- FLOP; text, because a trial may pass 2**63
     charged TEXT NOT NULL DEFAULT '0',
     seconds REAL NOT NULL DEFAULT 0,         -- slot time
@@ -72,6 +73,8 @@ class Record:
     reason: str
     attempts: int
     """Times it was started."""
+    spared: int
+    """FLOP of its run that its parent's trunk was charged, and it is not."""
     reserved: int
     """FLOP."""
     charged: int
@@ -125,11 +128,11 @@ class Ledger:
 
     # --- trials
 
-    def add(self, question: Question, optuna: int) -> None:
-        """Enter a trial that waits for its start."""
+    def add(self, question: Question, optuna: int, spared: int = 0) -> None:
+        """Enter a trial that waits for its start, and what its parent's trunk spares it, FLOP."""
         self._db.execute(
-            "INSERT INTO trials (key, question, optuna) VALUES (?, ?, ?)",
-            (question.key, json.dumps(asdict(question)), optuna),
+            "INSERT INTO trials (key, question, optuna, spared) VALUES (?, ?, ?, ?)",
+            (question.key, json.dumps(asdict(question)), optuna, str(spared)),
         )
 
     def reserve(self, key: str, flops: int, cap: float) -> bool:
@@ -150,13 +153,13 @@ class Ledger:
     def report(self, key: str, progress: Progress, device: dict[str, str]) -> None:
         """Enter an evaluation; move its FLOPs from reserved to charged; once, if told twice."""
         with self._transaction():
-            before = self.last(key)
+            paid = self.paid(key)
             fresh = self._db.execute(
                 "INSERT OR IGNORE INTO reports VALUES (?, ?, ?)",
                 (key, progress.step, json.dumps(asdict(progress))),
             )
             if fresh.rowcount:
-                spent = progress.flops - (before.flops if before else 0)
+                spent = max(0, progress.flops - paid)
                 self._book(key, charged=spent, reserved=-spent)
                 self._db.execute(
                     "UPDATE trials SET device = ? WHERE key = ?", (json.dumps(device), key)
@@ -250,6 +253,11 @@ class Ledger:
         rows = self._db.execute("SELECT key, MAX(step), progress FROM reports GROUP BY key")
         return {key: Progress(**json.loads(text)) for key, _, text in rows.fetchall()}
 
+    def knows(self, key: str) -> bool:
+        """Was a trial of that name entered?"""
+        found = self._db.execute("SELECT 1 FROM trials WHERE key = ?", (key,)).fetchone()
+        return found is not None
+
     def record(self, key: str) -> Record:
         """One trial.
 
@@ -279,6 +287,11 @@ class Ledger:
             "SELECT progress FROM reports WHERE key = ? ORDER BY step DESC LIMIT 1", (key,)
         ).fetchone()
         return None if row is None else Progress(**json.loads(row[0]))
+
+    def paid(self, key: str) -> int:
+        """FLOPs of a trial's run, from its first, that were charged to it or to its parent."""
+        last = self.last(key)
+        return last.flops if last else self.record(key).spared
 
     def committed(self) -> int:
         """FLOPs charged and reserved."""
@@ -341,6 +354,7 @@ def _record(row: sqlite3.Row) -> Record:
         **{name: fields[name] for name in ("number", "key", "optuna", "status", "reason")},
         **{name: fields[name] for name in ("attempts", "seconds", "started", "micro_batch_size")},
         question=Question.from_dict(json.loads(fields["question"])),
+        spared=int(fields["spared"]),
         reserved=int(fields["reserved"]),
         charged=int(fields["charged"]),
         device=json.loads(fields["device"]),

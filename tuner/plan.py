@@ -1,16 +1,19 @@
 """What a sweep will do and cost at most, before anything is spent. Needs neither torch nor ray."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from model.memory import TooLargeError, training_bytes
 from model.payoff import STACKED_WIDTH
 from tuner import space
+from tuner.chains import quota, trunk
 from tuner.config import BudgetError, ConfigError, Sweep
 from tuner.kernels import kernels
 from tuner.question import Cell
 from tuner.sections import Cap
 from tuner.slot import Slot
+from tuner.space import Trial
 from tuner.throughput import Throughput, dtype, known
 
 BYTE_VOCABULARY = 256
@@ -36,9 +39,9 @@ class BudgetPlan:
     flops: float
     """At most, FLOP."""
     flops_exact: float
-    """Of every trial in full, every matrix product counted, FLOP."""
+    """Of every trial in full, a forked one's from its fork, every matrix product counted, FLOP."""
     flops_6nd: float
-    """Of every trial in full, as 6 · N · D with N non-embedding, FLOP."""
+    """Likewise, as 6 · N · D with N non-embedding, FLOP."""
     flops_expected: float
     """With pruning, FLOP."""
     memory: tuple[int, int]
@@ -177,47 +180,73 @@ def _count(
     vocab_size: int,
     speed: Throughput,
 ) -> BudgetPlan:
-    """Count the trials of one budget, `each` of them at each of its shapes."""
-    cells = [Cell(budget=budget, size=size, number=0, seed=0) for size in shapes]
+    """Count the trials of one budget, `each` of them at each of its shapes, fewer where they go on
+    from a smaller one."""
+    cells = [
+        Cell(budget=budget, size=s, number=0, seed=0, trunk=trunk(sweep, budget, s, vocab_size))
+        for s in shapes
+    ]
     of_size = [space.largest(sweep, cell, vocab_size) for cell in cells]
     trials = [trial for some in of_size for trial in some]
-    mean = each / len(of_size[0])  # of each batch size that is searched
+    counts = [_counted(sweep, each, some[0]) for some in of_size]
+    most, expected = [most for _, most, _ in counts], [expected for *_, expected in counts]
     sizes = [t.shape.params_non_embedding for t in trials]
     gpu, reckoned = sweep.resources.gpus_per_trial > 0, dtype(sweep)
     memory = [training_bytes(t.shape, t.batch_size, reckoned, fused=gpu) for t in trials]
-    hours = sum(each * budget / speed.rate(width) for _, width in shapes) / 3600
-    expected = hours * _share(sweep, each)
+    hours_each = [budget / speed.rate(width) / 3600 for _, width in shapes]
+    hours, hours_expected = (
+        sum(n * each for n, each in zip(runs, hours_each, strict=True)) for runs in (most, expected)
+    )
     price = sweep.cap.price_per_hour
     return BudgetPlan(
         budget=budget,
-        trials=len(shapes) * each,
+        trials=sum(count for count, *_ in counts),
         shapes=shapes,
         params=(min(sizes), max(sizes)),
         tokens=(min(t.tokens for t in trials), max(t.tokens for t in trials)),
         steps=(min(t.steps for t in trials), max(t.steps for t in trials)),
-        flops=budget * each * len(shapes),
-        flops_exact=float(mean * sum(t.tokens * t.shape.flops_per_token("exact") for t in trials)),
-        flops_6nd=float(mean * sum(t.tokens * t.shape.flops_per_token("6ND") for t in trials)),
-        flops_expected=mean * sum(t.flops for t in trials) * _share(sweep, each),
+        flops=budget * sum(most),
+        flops_exact=_total(most, of_size, lambda t: t.tokens * t.shape.flops_per_token("exact")),
+        flops_6nd=_total(most, of_size, lambda t: t.tokens * t.shape.flops_per_token("6ND")),
+        flops_expected=_total(expected, of_size, lambda t: t.flops),
         memory=(min(memory), max(memory)),
         hours=hours,
-        hours_expected=expected,
+        hours_expected=hours_expected,
         money=hours * price,
-        money_expected=expected * price,
+        money_expected=hours_expected * price,
     )
 
 
-def _share(sweep: Sweep, each: int) -> float:
-    """Share of one shape's FLOPs that are spent, if each rung keeps its quota."""
+def _counted(sweep: Sweep, each: int, trial: Trial) -> tuple[int, float, float]:
+    """Trials like this one where `each` begin anew, and what they are charged in whole runs: at
+    most, and with pruning."""
+    count = int(min(each, quota(sweep) * sweep.search.seeds)) if trial.question.trunk else each
+    begun = trial.start / max(1, trial.steps)
+    most = count * (1 - begun)
+    return count, most, most * _share(sweep, count, begun)
+
+
+def _total(
+    runs: Sequence[float], of_size: Sequence[Sequence[Trial]], flops: Callable[[Trial], int]
+) -> float:
+    """FLOPs of so many `runs` of each size, of each batch size that is searched as many."""
+    means = (sum(map(flops, some)) / len(some) for some in of_size)
+    return math.fsum(n * mean for n, mean in zip(runs, means, strict=True))
+
+
+def _share(sweep: Sweep, each: int, begun: float) -> float:
+    """Share of one shape's FLOPs from `begun` on that are spent, if each rung keeps its quota."""
     runs = max(1, each // sweep.search.seeds)
     if not sweep.pruning.enabled:
         return 1.0
-    spent, start, alive = 0.0, 0.0, float(runs)
+    spent, start, alive = 0.0, begun, float(runs)
     for rung in sweep.report_fractions:
+        if rung <= begun:
+            continue
         spent += alive * (rung - start)
         start = rung
         alive = max(1.0, alive / sweep.pruning.reduction)
-    return spent / runs
+    return spent / runs / (1 - begun)
 
 
 def _refuse(sweep: Sweep, budgets: tuple[BudgetPlan, ...], limit: float) -> None:

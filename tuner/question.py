@@ -1,7 +1,7 @@
 """What a trial is asked: a cell of the plan, and the settings that the search fills in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from tuner.ladder import Size
@@ -36,6 +36,9 @@ class Question:
     """Sequences a step; None: the sweep's own."""
     weight_decay: float | None = None
     """None: the sweep's own."""
+    trunk: tuple[float, ...] = ()
+    """Budgets of the shorter trials that its trunk serves, too, FLOP, rising; empty where trials
+    are not forked, or none came before."""
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -56,7 +59,7 @@ class Question:
         """The cell it fills."""
         return Cell(
             budget=self.budget, size=self.size, number=self.number, seed=self.seed,
-            setting=self.setting,
+            setting=self.setting, trunk=self.trunk,
         )  # fmt: skip
 
     @property
@@ -80,19 +83,27 @@ class Cell:
     """Of weights and data order."""
     setting: Setting | None = None
     """None leaves it to the search."""
+    trunk: tuple[float, ...] = ()
+    """As the question's."""
 
     def asked(self, setting: Setting) -> Question:
         """The question, its setting chosen."""
         return Question(
             budget=self.budget, size=self.size, number=self.number, seed=self.seed,
             learning_rate=setting.learning_rate, batch_size=setting.batch_size,
-            weight_decay=setting.weight_decay,
+            weight_decay=setting.weight_decay, trunk=self.trunk,
         )  # fmt: skip
 
     @property
     def key(self) -> str:
         """Its trial's name within the sweep."""
         return self.asked(Setting(learning_rate=0.0)).key
+
+    @property
+    def parent(self) -> str:
+        """Name of the trial from whose trunk it goes on, if there was one; empty without a trunk
+        before it."""
+        return replace(self, budget=self.trunk[-1]).key if self.trunk else ""
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -102,6 +113,6 @@ class Cell:
 
 
 def _sized(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that went through JSON, where a pair is a list."""
+    """Fields that went through JSON, where tuples are lists."""
     layers, width = fields["size"]
-    return {**fields, "size": (layers, width)}
+    return {**fields, "size": (layers, width), "trunk": tuple(fields["trunk"])}

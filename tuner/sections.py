@@ -108,13 +108,15 @@ class Training(Section):
     """Share of the run over which the rate rises."""
     warmup_floor: Annotated[int, Field(ge=0)] = 0
     """Steps that warm-up takes at least."""
-    schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "wsd", "forks"] = "linear"
+    """`forks`: as `wsd`, but each budget's trials go on from the smaller one's, where their
+    cooldown began: one trunk a size, rate and seed, paid once (`tuner.chains`)."""
     final_fraction: Share = 0.0
     """Share of the peak rate that is left at the end."""
     cooldown: Share = 0.2
-    """Share of the run over which `wsd` comes down."""
+    """Share of the run over which `wsd` and `forks` come down."""
     cooldown_floor: Annotated[int, Field(ge=0)] = 100
-    """Steps that the cooldown of `wsd` takes at least."""
+    """Steps that this takes at least."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99

@@ -127,10 +127,9 @@ class Simulation:
             runs = several.start(self.job, bundle)
             spent = dict.fromkeys(bundle.keys, 0)
             for key in bundle.keys:
-                last = self.engine.ledger.last(key)
-                if last is not None:
-                    runs.restore(key, {"step": last.step})
-                    spent[key] = last.flops
+                spent[key] = self.engine.ledger.paid(key)
+                trial = self.engine.trial(self.engine.ledger.record(key))
+                runs.restore(key, {"step": spent[key] // trial.flops_per_step})
             self._schedule(_Work(bundle=bundle, runs=runs, reports=iter(runs), spent=spent))
 
     def _schedule(self, work: _Work) -> None:

@@ -14,7 +14,7 @@ from statistics import fmean
 from tuner import space
 from tuner.config import Sweep
 from tuner.ledger import Ledger
-from tuner.question import Cell, Setting
+from tuner.question import Cell
 from tuner.space import Size, Trial
 
 MARGIN = 2
@@ -36,11 +36,14 @@ class Profile:
     best: Trial | None
     """The best completed trial."""
     rates: tuple[float, float]
-    """Lowest and highest learning rate tried at the best size."""
+    """Lowest and highest learning rate tried at the best size; where trials are forked, at any
+    budget up to this one: what did not go on was judged there."""
     numbers: Mapping[Size, int]
     """Learning rates asked at each size."""
     seeds: int
     """Completed seeds of the best trial's configuration."""
+    trunks: Mapping[Size, tuple[float, ...]]
+    """Smaller budgets that the trunks of each size serve, too, where trials are forked."""
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -73,7 +76,7 @@ class Profile:
             return self.beyond(sweep)
         asked = self.best.question
         return [
-            self._cell(asked.size, asked.number, sweep.seed + seed, asked.setting)
+            replace(asked.cell, seed=sweep.seed + seed)
             for seed in range(self.seeds, 1 + sweep.search.repeats)
         ]
 
@@ -85,9 +88,12 @@ class Profile:
         setting = replace(self.best.question.setting, learning_rate=further)
         places = product(self._neighbors(), range(sweep.search.seeds))
         return [
-            self._cell(size, self.numbers[size], sweep.seed + seed, setting)
+            Cell(
+                budget=self.budget, size=size, number=self.numbers[size], seed=sweep.seed + seed,
+                setting=setting, trunk=self.trunks[size],
+            )
             for size, seed in places
-        ]
+        ]  # fmt: skip
 
     def faults(self, sound_steps: int, *, alone: bool = True) -> list[str]:
         """In words, what keeps the profile's minimum from being trusted.
@@ -140,13 +146,11 @@ class Profile:
         place = self.window.index(self.best.question.size)
         return list(self.window[max(0, place - 1) : place + 2])
 
-    def _cell(self, size: Size, number: int, seed: int, setting: Setting) -> Cell:
-        return Cell(budget=self.budget, size=size, number=number, seed=seed, setting=setting)
-
 
 def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Profile:
     """The profile of `budget` from what was asked and what is completed."""
-    records = [r for r in ledger.records() if r.question.budget == budget]
+    every = ledger.records()
+    records = [r for r in every if r.question.budget == budget]
     lasts = ledger.lasts()
     runs: dict[tuple[Size, int], list[float]] = defaultdict(list)
     trials: list[Trial] = []
@@ -160,7 +164,16 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         losses[size] = min(loss, losses.get(size, loss))
     best = min(trials, key=lambda trial: means[_cell(trial)], default=None)
     asked = [record.question for record in records]
-    tried = [q.learning_rate for q in asked if best and q.size == best.question.size]
+    # One trunk has one number at all budgets, which no other has.
+    chained = sweep.budgets if sweep.training.schedule == "forks" else ()
+    known = asked + [
+        r.question for r in every if r.question.budget in chained and r.question.budget != budget
+    ]
+    tried = [
+        q.learning_rate
+        for q in known
+        if best and q.size == best.question.size and q.budget <= budget
+    ]
     sizes = {question.size for question in asked}
     return Profile(
         budget=budget,
@@ -168,8 +181,9 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         losses=losses,
         best=best,
         rates=(min(tried, default=0.0), max(tried, default=0.0)),
-        numbers={size: 1 + max(q.number for q in asked if q.size == size) for size in sizes},
+        numbers={size: 1 + max(q.number for q in known if q.size == size) for size in sizes},
         seeds=len(runs[_cell(best)]) if best else 0,
+        trunks={question.size: question.trunk for question in asked},
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from model.shape import Shape
 from tuner.config import ConfigError, Sweep, digest
+from tuner.fork import Fork, fork
 from tuner.grid import crossings, whole_steps
 from tuner.kernels import kernels
 from tuner.ladder import Size, built, shape
@@ -34,6 +35,8 @@ class Trial:
     """By the sweep's convention."""
     report_steps: tuple[int, ...]
     """Steps after which the trial is evaluated; the last is `steps`."""
+    fork: Fork | None = None
+    """Its place on a trunk, where trials are forked."""
 
     @property
     def key(self) -> str:
@@ -44,6 +47,11 @@ class Trial:
     def flops(self) -> int:
         """FLOPs of the whole run: at most `budget`, and less by less than one step."""
         return self.steps * self.flops_per_step
+
+    @property
+    def start(self) -> int:
+        """Steps that its parent's trunk has done, from which it goes on; 0 without one."""
+        return self.fork.start if self.fork else 0
 
     @property
     def tokens(self) -> int:
@@ -67,6 +75,11 @@ def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
         batch_size = question.batch_size or sweep.batch_size(question.budget)
         steps = full.steps(question.budget, batch_size, sweep.convention)
     reports = {max(1, round(share * steps)) for share in sweep.report_fractions}
+    place = None
+    if sweep.training.schedule == "forks":
+        shorter = [full.steps(budget, batch_size, sweep.convention) for budget in question.trunk]
+        place = fork(sweep.training, (*shorter, steps))
+        reports = {step for step in reports | {place.at} if step > place.start}
     return Trial(
         question=question,
         shape=full,
@@ -75,6 +88,7 @@ def trial(sweep: Sweep, question: Question, vocab_size: int) -> Trial:
         steps=steps,
         flops_per_step=full.flops_per_step(batch_size, sweep.convention),
         report_steps=tuple(sorted(reports)),
+        fork=place,
     )
 
 
@@ -203,7 +217,7 @@ def config_hash(sweep: Sweep, trial: Trial, provenance: dict[str, str], slot: Sl
         trial.batch_size, trial.weight_decay, trial.steps, trial.report_steps, sweep.backend,
         sweep.convention, sweep.data.held_out_tokens, *_answering(sweep, trial, slot), provenance,
     )  # fmt: skip
-    return digest([repr(part) for part in asked])
+    return digest([repr(part) for part in (*asked, *([trial.fork] if trial.fork else []))])
 
 
 def _answering(sweep: Sweep, trial: Trial, slot: Slot) -> tuple[object, ...]:

@@ -175,7 +175,8 @@ def _hours_left(
         # By budget, not by size: a warm start moves the sizes.
         records = by_budget[stage.budget]
         ended = sum(record.status in ENDED for record in records)
-        done = sum(lasts[r.key].flops for r in records if r.status not in ENDED and r.key in lasts)
+        going = [r for r in records if r.status not in ENDED and r.key in lasts]
+        done = sum(lasts[r.key].flops - r.spared for r in going)
         open_ = max(0, stage.trials - ended) * stage.flops_expected / stage.trials
         left = max(0.0, open_ - done)
         flops += left

@@ -7,8 +7,8 @@ from typing import Any
 from ray import tune
 
 from model.progress import Progress
-from tuner import corpora
-from tuner.attempt import attempts, checkpoint_of, read
+from tuner import corpora, space
+from tuner.attempt import attempts, begun, checkpoint_of, kept, trunk_of
 from tuner.backends import several
 from tuner.backends.contract import Job
 from tuner.bundle import Bundle
@@ -30,9 +30,11 @@ def run_trial(config: dict[str, Any], *, job: Job) -> None:
         return
     job, bundle = corpora.on_this_node(job), Bundle.from_dict(config["bundle"])
     runs = several.start(job, bundle)
-    checkpoints = {key: checkpoint_of(job, key) for key in bundle.keys}
-    saved = {key: read(checkpoint) for key, checkpoint in checkpoints.items()}
-    for key, progress in attempts(runs, checkpoints, saved):
+    trials = [space.trial(job.sweep, one.question, job.vocab_size) for one in bundle.members]
+    checkpoints = {trial.key: checkpoint_of(job, trial.key) for trial in trials}
+    trunks = {(key, at): trunk_of(job, key) for key, at in kept(job.sweep, trials)}
+    saved = {trial.key: begun(job, trial) for trial in trials}
+    for key, progress in attempts(runs, checkpoints, saved, trunks):
         tune.report({**result(key, progress, job, runs.device), "began": saved[key].step})
 
 

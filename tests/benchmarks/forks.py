@@ -31,7 +31,7 @@ from tuner import config, plan, space
 CONTEXT, BATCH, HELD_OUT_TOKENS = 64, 4, 65_536
 SIZES = ((1, 8), (1, 16), (1, 32))
 BUDGETS = (1e10, 2e10, 4e10)
-RATES = (2**-6.5, 2**-5.5, 2**-4.5)
+RATES = (2**-7.5, 2**-6.5, 2**-5.5, 2**-4.5, 2**-3.5)
 SWEEPS = Path(__file__).parents[2] / "tuner" / "sweeps"
 
 
@@ -140,7 +140,7 @@ def main():
     )
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare("python-stdlib", Path(folder))
-        best, same = compare(corpus, sizes, budgets, RATES[1:] if quick else RATES, seeds)
+        best, same = compare(corpus, sizes, budgets, RATES[2:4] if quick else RATES, seeds)
     figures = {
         "cells": len(best),
         "best_excess": round(statistics.mean(best), 5),

@@ -23,6 +23,35 @@ API = {
 FAULTS = [
     (
         LAW,
+        {
+            "training": {"schedule": "forks", "batch_size": [4, 8]},
+            "search": {"batch_size": [4, 8]},
+            "target": {"interval": 0.15},
+            "resources": {"stack": 4, "devices": 2},
+        },
+        [
+            "x.toml: search.batch_size: runs chosen by value differ in budget, size and rate alone; remove it, or target.interval",
+            'x.toml: training.batch_size: a trunk has one for all budgets, not (4, 8); give one number, or write training.schedule = "wsd"',
+            'x.toml: search.batch_size: a trunk has one for all budgets, not (4, 8); remove it, or write training.schedule = "wsd"',
+            'x.toml: target.interval: 0.15 is reached run by run, not by trunks; remove it, or write training.schedule = "wsd"',
+            'x.toml: resources.stack: forks are trained one a process, not 4; remove it, or write training.schedule = "wsd"',
+            'x.toml: resources.devices: forks are trained on one device, not 2; remove it, or write training.schedule = "wsd"',
+        ],
+    ),
+    (
+        GRID,
+        {"training": {"schedule": "forks"}},
+        [
+            'x.toml: training.schedule: "forks" go from budget to budget, which a grid has not; write "wsd"'
+        ],
+    ),
+    (
+        API,
+        {"training": {"schedule": "forks"}},
+        ['x.toml: training.schedule: a service keeps no trunk for "forks"; write "linear"'],
+    ),
+    (
+        LAW,
         {"resources": {"device": "abacus"}},
         [
             'x.toml: `resources.device` = "abacus": unknown; known are H200, H100, H100 PCIe, A100, L40S, L4, RTX 4090. Or give flops_per_second'

@@ -15,7 +15,7 @@ from model.execution import Execution
 from model.memory import TooLargeError, divisors
 from model.parallel import Group
 from model.progress import Progress
-from model.recipe import Recipe
+from model.recipe import Recipe, forked
 from model.shape import CountedShape
 from model.speed import Dtype
 from model.stack import Stack
@@ -83,6 +83,7 @@ class TrainRun:
             held_out_documents=evaluated.documents,
             seed=trial.question.seed,
             flops_per_step=trial.flops_per_step,
+            start=trial.start,
             execution=self.execution,
             model=_model(job.sweep, trial),
             group=group,
@@ -207,13 +208,13 @@ def _execution(job: Job, trial: Trial, micro_batch_size: int | None) -> Executio
 def recipe(sweep: Sweep, trial: Trial, dtype: Dtype) -> Recipe:
     """The sweep's training section with the trial's rate and batch size, and the slot's dtype."""
     section = sweep.training
-    return Recipe(
+    plain = Recipe(
         learning_rate=trial.question.learning_rate,
         batch_size=trial.batch_size,
         weight_decay=trial.weight_decay,
         warmup=section.warmup,
         warmup_floor=section.warmup_floor,
-        schedule=section.schedule,
+        schedule="wsd" if section.schedule == "forks" else section.schedule,
         final_fraction=section.final_fraction,
         cooldown=section.cooldown,
         cooldown_floor=section.cooldown_floor,
@@ -225,3 +226,4 @@ def recipe(sweep: Sweep, trial: Trial, dtype: Dtype) -> Recipe:
         dtype=dtype,
         dropout=section.dropout,
     )
+    return plain if trial.fork is None else forked(plain, trial.steps, trial.fork.warmup)
