@@ -43,9 +43,9 @@ class Part:
 class Rows:
     """A buffer of rows (batch · time, parts · d_model) and views of it, cut once for all steps."""
 
-    def __init__(self, shape: Shape, batch: int, parts: int) -> None:
+    def __init__(self, shape: Shape, batch: int, parts: int, dtype: torch.dtype) -> None:
         time, heads, size = shape.context_length, shape.num_heads, shape.head_size
-        self.rows = torch.empty(batch * time, parts * shape.d_model)
+        self.rows = torch.empty(batch * time, parts * shape.d_model, dtype=dtype)
         self.transposed = self.rows.t()
         self.parts = self.rows.view(batch, time, parts, heads, size).permute(2, 0, 3, 1, 4)
 
@@ -53,9 +53,9 @@ class Rows:
 class Heads:
     """A buffer (parts, batch · head, time, head_size): what batched products write in one call."""
 
-    def __init__(self, shape: Shape, batch: int, parts: int) -> None:
+    def __init__(self, shape: Shape, batch: int, parts: int, dtype: torch.dtype) -> None:
         time, heads, size = shape.context_length, shape.num_heads, shape.head_size
-        self.parts = torch.empty(parts, batch, heads, time, size)
+        self.parts = torch.empty(parts, batch, heads, time, size, dtype=dtype)
         self.each = self.parts.flatten(1, 2).unbind()
         self.transposed = [part.transpose(1, 2) for part in self.each]
 
@@ -63,18 +63,19 @@ class Heads:
 class Scratch:
     """Buffers that every block overwrites."""
 
-    def __init__(self, shape: Shape, batch: int) -> None:
+    def __init__(self, shape: Shape, batch: int, dtype: torch.dtype) -> None:
         time, heads = shape.context_length, batch * shape.num_heads
-        self.batch = batch
-        self.stream = Rows(shape, batch, 1)
-        self.projected = Rows(shape, batch, 3)
-        self.hidden = torch.empty(batch * time, shape.d_ff)
+        self.batch, self.dtype = batch, dtype
+        self.stream = Rows(shape, batch, 1, dtype)
+        self.projected = Rows(shape, batch, 3, dtype)
+        self.hidden = torch.empty(batch * time, shape.d_ff, dtype=dtype)
         self.hidden_t = self.hidden.t()
-        self.scores = torch.empty(heads, time, time)
+        self.scores = torch.empty(heads, time, time, dtype=dtype)
         self.scores_t = self.scores.transpose(1, 2)
-        self.by_head = Heads(shape, batch, 3)
-        self.mixed = Heads(shape, batch, 1)
-        self.mask = torch.full((time, time), -math.inf).triu(1).expand_as(self.scores)
+        self.by_head = Heads(shape, batch, 3, dtype)
+        self.mixed = Heads(shape, batch, 1, dtype)
+        mask = torch.full((time, time), -math.inf, dtype=dtype).triu(1)
+        self.mask = mask.expand_as(self.scores)
 
 
 class LayerNorm:
@@ -109,10 +110,10 @@ class Attention:
         self.w_in_t, self.w_out_t = self.w_in.t(), self.w_out.t()
         self.scratch = scratch
         self.scale = shape.head_size**-0.5
-        self.qkv = Heads(shape, scratch.batch, 3)
+        self.qkv = Heads(shape, scratch.batch, 3, scratch.dtype)
         self.chances = torch.empty_like(scratch.scores)
         self.chances_t = self.chances.transpose(1, 2)
-        self.mixed = Rows(shape, scratch.batch, 1)
+        self.mixed = Rows(shape, scratch.batch, 1, scratch.dtype)
 
     def forward(self, h: Tensor, residual: Tensor) -> Tensor:
         """`residual` plus what attention makes of `h`."""
@@ -201,6 +202,18 @@ class Block:
         return dx
 
 
+def score(logits: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+    """Log chances (…, 1) of `targets`; by how much `logits` raise their negated sum to `gradient`.
+
+    One softmax serves both, so that a chance too small for its dtype, below e^-87, counts as that.
+    """
+    torch.softmax(logits, -1, out=gradient)
+    chances = gradient.gather(-1, targets)
+    gradient.scatter_(-1, targets, chances - 1)
+    precise = torch.promote_types(chances.dtype, torch.float32)
+    return chances.to(precise).clamp_(min=torch.finfo(precise).tiny).log_()
+
+
 class Head:
     """The output projection and the mean cross-entropy of its softmax, some rows at a time."""
 
@@ -210,9 +223,8 @@ class Head:
         self.slope = scratch.stream.rows
         self.rows = len(self.slope)
         self.at_once = min(at_once or self.rows, self.rows)
-        self.logits = torch.empty(self.at_once, shape.vocab_size)
-        self.chances = torch.empty_like(self.logits)
-        self.minus_one = torch.full((self.at_once, 1), -1.0)
+        self.logits = torch.empty(self.at_once, shape.vocab_size, dtype=scratch.dtype)
+        self.dlogits = torch.empty_like(self.logits)
 
     def __call__(self, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss, nat, and the gradient of `h`, in a scratch buffer; `targets` are (rows, 1)."""
@@ -222,13 +234,9 @@ class Head:
 
     def _part(self, h: Tensor, targets: Tensor, slope: Tensor, *, add: bool) -> Tensor:
         """Log chances (some rows, 1) of the targets; leaves their gradient in `slope`."""
-        logits, chances = self.logits[: len(h)], self.chances[: len(h)]
+        logits, dlogits = self.logits[: len(h)], self.dlogits[: len(h)]
         torch.mm(h, self.w_t, out=logits)
-        torch.log_softmax(logits, -1, out=chances)
-        log_chances = chances.gather(1, targets)
-        # A second softmax of the logits is faster than `exp` of the first: torch 2.13 on AVX-512.
-        torch.softmax(logits, -1, out=chances)
-        dlogits = chances.scatter_add_(1, targets, self.minus_one[: len(h)])
+        log_chances = score(logits, targets, dlogits)
         share = 1 / self.rows
         torch.addmm(self.dw, dlogits.t(), h, beta=int(add), alpha=share, out=self.dw)
         torch.addmm(slope, dlogits, self.w, beta=0, alpha=share, out=slope)
@@ -241,8 +249,10 @@ class Backprop:
     Args:
         shape: of the decoder, plain: see `derived`.
         batch: sequences, each of the whole context.
-        weights: of the decoder by name; read at every call.
-        gradients: where to write theirs, by the same names.
+        weights: of the decoder by name; read at every call. Their dtype is that of all products
+            and of what is kept.
+        gradients: where to write theirs, by the same names; that of the token embeddings, which
+            adds up as many terms as a token has places in a batch, may be more precise.
         logit_rows: tokens whose logits are held at once; None: all.
     """
 
@@ -254,10 +264,10 @@ class Backprop:
         gradients: Mapping[str, Tensor],
         logit_rows: int | None = None,
     ) -> None:
-        scratch = Scratch(shape, batch)
         whole = Part("", weights, gradients)
         self.grid = (batch, shape.context_length, shape.d_model)
         self.tokens = whole.under("token_embeddings.")
+        scratch = Scratch(shape, batch, self.tokens.weights["weight"].dtype)
         self.positions = whole.under("position_embeddings.")
         self.blocks = [
             Block(whole.under(f"layers.{i}."), shape, scratch) for i in range(shape.num_layers)
@@ -278,5 +288,6 @@ class Backprop:
         for block in reversed(self.blocks):
             dx = block.backward(dx)
         torch.sum(dx.view(self.grid), 0, out=self.positions.gradients["weight"])
-        self.tokens.gradients["weight"].zero_().index_add_(0, inputs, dx)
+        tokens_gradient = self.tokens.gradients["weight"]
+        tokens_gradient.zero_().index_add_(0, inputs, dx.to(tokens_gradient.dtype))
         return loss

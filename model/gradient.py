@@ -33,6 +33,9 @@ ONEDNN_SIZE = 2**19
 outweigh its slower calls: measured, see README.md."""
 
 
+TOKENS = "token_embeddings.weight"
+
+
 class Autograd:
     """The gradient of any module from tokens to logits."""
 
@@ -139,11 +142,45 @@ class InParts:
         return torch.stack(losses).mean()
 
 
+class Rounded:
+    """The gradient of the plain decoder from products in bfloat16.
+
+    Weights are rounded once a step; those that the optimizer moves stay float32.
+    """
+
+    def __init__(
+        self,
+        model: BasicsTransformerLM,
+        optimizer: AdamW,
+        micro_batch_size: int,
+        logit_rows: int | None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.weights = optimizer.weights.bfloat16()
+        self.written = torch.empty_like(self.weights)
+        weights, gradients = (
+            dict(zip(optimizer.names, optimizer.views(buffer), strict=True))
+            for buffer in (self.weights, self.written)
+        )
+        # The rows of a frequent token are a sum of many: bfloat16 would lose its later terms.
+        self.tokens = optimizer.gradients[optimizer.names.index(TOKENS)]
+        gradients[TOKENS] = self.tokens_written = torch.empty_like(self.tokens)
+        self.backprop = Backprop(model.shape, micro_batch_size, weights, gradients, logit_rows)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See `Gradient`."""
+        self.weights.copy_(self.optimizer.weights)
+        loss = self.backprop(tokens)
+        self.optimizer.gradient.copy_(self.written)
+        self.tokens.copy_(self.tokens_written)
+        return loss
+
+
 def gradient(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Execution) -> Gradient:
     """How `Training` gets its gradients.
 
-    The plain decoder on a CPU has them written out; there "bfloat16" lets oneDNN round products
-    where the CPU has units for it. Everything else goes through autograd, "bfloat16" by autocast.
+    The plain decoder on a CPU has them written out; there "bfloat16" is float32 where the CPU has
+    no units for it. Everything else goes through autograd, "bfloat16" by autocast.
 
     Raises:
         ValueError: the micro-batch does not divide the batch.
@@ -190,6 +227,9 @@ def _written_out(
     logit_rows: int | None,
 ) -> Gradient:
     assert isinstance(model, BasicsTransformerLM)
+    keeps_float32 = onednn_keeps_float32()
+    if recipe.dtype == "bfloat16" and not keeps_float32:
+        return Rounded(model, optimizer, micro_batch_size, logit_rows)
     weights = [weight.detach() for weight in optimizer.parameters]
     backprop = Backprop(
         model.shape,
@@ -199,8 +239,7 @@ def _written_out(
         logit_rows,
     )
     size = micro_batch_size * model.shape.context_length * model.shape.d_model**2
-    exact = size >= ONEDNN_SIZE and onednn_keeps_float32()
-    if recipe.dtype == "float32" and not exact:
+    if size < ONEDNN_SIZE or not keeps_float32:
         return backprop
 
     def through_onednn(tokens: Tensor) -> Tensor:

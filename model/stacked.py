@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from model.backprop import Part
+from model.backprop import Part, score
 from model.shape import Shape
 from model.transformer import EPSILON
 
@@ -195,19 +195,15 @@ class Head:
         self.slope = scratch.stream.rows
         self.rows = self.slope.shape[1]
         self.logits = torch.empty(members, self.rows, shape.vocab_size)
-        self.chances = torch.empty_like(self.logits)
-        self.minus_one = torch.full((members, self.rows, 1), -1.0)
+        self.dlogits = torch.empty_like(self.logits)
 
     def __call__(self, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean losses (members,), nat, and the gradient of `h`; `targets` (members, rows, 1)."""
         torch.bmm(h, self.w_t, out=self.logits)
-        torch.log_softmax(self.logits, -1, out=self.chances)
-        losses = self.chances.gather(2, targets).mean((1, 2)).neg_()
-        torch.softmax(self.logits, -1, out=self.chances)
-        dlogits = self.chances.scatter_add_(2, targets, self.minus_one)
-        torch.mul(torch.bmm(dlogits.mT, h), 1 / self.rows, out=self.dw)
+        losses = score(self.logits, targets, self.dlogits).mean((1, 2)).neg_()
+        torch.mul(torch.bmm(self.dlogits.mT, h), 1 / self.rows, out=self.dw)
         out = self.slope
-        torch.baddbmm(out, dlogits, self.w, beta=0, alpha=1 / self.rows, out=out)
+        torch.baddbmm(out, self.dlogits, self.w, beta=0, alpha=1 / self.rows, out=out)
         return losses, out
 
 

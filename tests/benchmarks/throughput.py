@@ -2,18 +2,22 @@
 
 One is nanoGPT's way, one the course's architecture from torch's own modules. All train the same
 shape on the same tokens with one thread; blocks of steps alternate, and a ratio is the median over
-blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. The same then for
-a member of a stack of eight rates. `--device cuda` takes GPU sizes instead: see `on_device.py`.
-Prints tables on stderr, one line of JSON on stdout.
+blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. Where the
+processor has units for bfloat16, ours is timed in that, too, and the faster counts, as in a sweep;
+`precision.py` has what it costs. The same then for a member of a stack of eight rates, in float32.
+`--device cuda` takes GPU sizes instead: see `on_device.py`. Prints tables on stderr, one line of
+JSON on stdout.
 """
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import subprocess
 import sys
 import time
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +28,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy, gelu
 
 from model.peak import peak_flops
+from model.precision import onednn_keeps_float32
 from model.recipe import Recipe
 from model.shape import Shape
 from model.stack import Stack
 from model.train import Training
 
 VOCAB, CONTEXT = 256, 64
+BATCHES = 4096
+"""Different ones: a model that knows its batch by heart has gradients too small to be normal
+floats, which take a processor many times as long."""
 MEMBERS = 8
 """Rates of one shape that are trained as a stack."""
 ROWS = [  # layers, width, sequences a step
@@ -81,9 +89,9 @@ class Course(nn.Module):
 class PlainLoop:
     """A decoder's plain training: AdamW in two groups, gradient clipping, no set-up shared."""
 
-    def __init__(self, model, batch):
+    def __init__(self, model, batches):
         self.model = model
-        self.batch = torch.from_numpy(batch)
+        self.batches = cycle(torch.from_numpy(batches))
         decayed = [w for w in self.model.parameters() if w.ndim >= 2]
         others = [w for w in self.model.parameters() if w.ndim < 2]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0}]
@@ -91,9 +99,9 @@ class PlainLoop:
 
     def seconds(self, steps):
         begin = time.perf_counter()
-        for _ in range(steps):
-            logits = self.model(self.batch[:, :-1])
-            loss = cross_entropy(logits.flatten(0, 1), self.batch[:, 1:].flatten())
+        for batch in islice(self.batches, steps):
+            logits = self.model(batch[:, :-1])
+            loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -101,25 +109,25 @@ class PlainLoop:
         return time.perf_counter() - begin
 
 
-def training(shape, batch, block, blocks, rate=1e-3):
+def training(shape, batches, block, blocks, rate=1e-3, dtype="float32"):
     """A training of ours that reports after every block of steps."""
     return Training(
         shape=shape,
-        recipe=Recipe(learning_rate=rate, batch_size=len(batch)),
+        recipe=Recipe(learning_rate=rate, batch_size=batches.shape[1], dtype=dtype),
         steps=block * blocks,
         report_at=range(block, block * blocks + 1, block),
-        batches=lambda step: batch,
-        held_out=[batch[:2]],
+        batches=lambda step: batches[step % BATCHES],
+        held_out=[batches[0, :2]],
         seed=1,
-        flops_per_step=shape.flops_per_step(len(batch)),
+        flops_per_step=shape.flops_per_step(batches.shape[1]),
     )
 
 
 class OurLoop:
     """`Training` by itself."""
 
-    def __init__(self, shape, batch, block, blocks):
-        self.reports, self.spent = training(shape, batch, block, blocks).run(), 0.0
+    def __init__(self, *arguments, **options):
+        self.reports, self.spent = training(*arguments, **options).run(), 0.0
 
     def seconds(self):
         before, self.spent = self.spent, next(self.reports).seconds
@@ -129,9 +137,9 @@ class OurLoop:
 class StackedLoop:
     """`MEMBERS` rates as one `Stack`: seconds of one member."""
 
-    def __init__(self, shape, batch, block, blocks):
+    def __init__(self, *arguments):
         rates = [1e-3 * 2**k for k in range(MEMBERS)]
-        members = [training(shape, batch, block, blocks, rate) for rate in rates]
+        members = [training(*arguments, rate=rate) for rate in rates]
         self.reports, self.spent = Stack(members).run(), 0.0
 
     def seconds(self):
@@ -141,18 +149,18 @@ class StackedLoop:
 
 def measure_stacked(num_layers, d_model, sequences, seconds):
     """Milliseconds a step of nanoGPT's, ours and one stacked member; its ratio to both."""
-    shape, batch = problem(num_layers, d_model, sequences)
-    plain, blocks = PlainLoop(Plain(shape), batch), 8
+    shape, batches = problem(num_layers, d_model, sequences)
+    plain, blocks = PlainLoop(Plain(shape), batches), 8
     plain.seconds(3)
     block = max(2, round(seconds / (1 + MEMBERS / 2) / blocks / (plain.seconds(5) / 5)))
-    ours, stacked = (kind(shape, batch, block, blocks) for kind in (OurLoop, StackedLoop))
+    ours, stacked = (kind(shape, batches, block, blocks) for kind in (OurLoop, StackedLoop))
     rounds = [(plain.seconds(block), ours.seconds(), stacked.seconds()) for _ in range(blocks)][1:]
     times = [1e3 * statistics.median(some) / block for some in zip(*rounds, strict=True)]
     return *times, *(statistics.median(r[k] / r[2] for r in rounds) for k in (0, 1))
 
 
 def problem(num_layers, d_model, sequences):
-    """A shape, and tokens for every step."""
+    """A shape, and batches of random tokens (batches, sequences, CONTEXT + 1)."""
     shape = Shape(
         d_model=d_model,
         num_layers=num_layers,
@@ -161,23 +169,49 @@ def problem(num_layers, d_model, sequences):
         vocab_size=VOCAB,
         context_length=CONTEXT,
     )
-    return shape, np.random.default_rng(1).integers(0, VOCAB, (sequences, CONTEXT + 1))
+    size = (BATCHES, sequences, CONTEXT + 1)
+    return shape, np.random.default_rng(1).integers(0, VOCAB, size)
 
 
-def measure(num_layers, d_model, sequences, seconds):
-    """FLOPs a step, seconds of nanoGPT's and ours, both ratios: medians over blocks."""
-    shape, batch = problem(num_layers, d_model, sequences)
-    plain, course = (PlainLoop(kind(shape), batch) for kind in (Plain, Course))
+def measure(num_layers, d_model, sequences, seconds, dtypes):
+    """FLOPs a step, and by block the seconds a step of nanoGPT's, the course's, ours by dtype."""
+    shape, batches = problem(num_layers, d_model, sequences)
+    plain, course = (PlainLoop(kind(shape), batches) for kind in (Plain, Course))
     plain.seconds(3)
     course.seconds(3)
     blocks = 12
-    block = max(2, round(seconds / 3 / blocks / (plain.seconds(5) / 5)))
-    ours = OurLoop(shape, batch, block, blocks)
-    rounds = [(plain.seconds(block), course.seconds(block), ours.seconds()) for _ in range(blocks)]
-    theirs, _, mine = (statistics.median(times) / block for times in zip(*rounds[1:], strict=True))
-    over_plain = statistics.median(a / c for a, _, c in rounds[1:])
-    over_course = statistics.median(b / c for _, b, c in rounds[1:])
-    return shape.flops_per_step(sequences), theirs, mine, over_plain, over_course
+    block = max(2, round(seconds / (2 + len(dtypes)) / blocks / (plain.seconds(5) / 5)))
+    ours = [OurLoop(shape, batches, block, blocks, dtype=dtype) for dtype in dtypes]
+    rounds = [
+        [plain.seconds(block), course.seconds(block), *(loop.seconds() for loop in ours)]
+        for _ in range(blocks)
+    ]
+    return shape.flops_per_step(sequences), np.array(rounds[1:]) / block
+
+
+def single(seconds, peak):
+    """How many times as fast our step is as both plain loops', and its share of `peak`, FLOP/s."""
+    dtypes = ["float32"] if onednn_keeps_float32() else ["float32", "bfloat16"]
+    found = {}
+    print(
+        "shape    batch  plain ms  ours ms  bf16 ms  ratio  course  GFLOP/s    mfu", file=sys.stderr
+    )
+    for num_layers, d_model, sequences in ROWS:
+        flops, rounds = measure(num_layers, d_model, sequences, seconds, dtypes)
+        times = np.median(rounds, 0)
+        fastest = 2 + int(times[2:].argmin())
+        over_plain, over_course = np.median(rounds[:, :2] / rounds[:, [fastest]], 0)
+        speed = flops / times[2]
+        print(
+            f"{f'{num_layers}x{d_model}':<8} {sequences:>5} {times[0] * 1e3:>9.2f}"
+            f" {times[2] * 1e3:>8.2f} {times[3] * 1e3 if len(dtypes) > 1 else math.nan:>8.2f}"
+            f" {over_plain:>6.2f} {over_course:>7.2f} {speed / 1e9:>8.1f} {speed / peak:>6.1%}",
+            file=sys.stderr,
+        )
+        found[f"ratio_d{d_model}"] = round(float(over_plain), 3)
+        found[f"course_d{d_model}"] = round(float(over_course), 3)
+        found[f"mfu_d{d_model}"] = round(speed / peak, 4)
+    return found
 
 
 def stacked(seconds):
@@ -219,19 +253,7 @@ def main():
     seconds = 5.0 if arguments.quick else 40.0
     peak = peak_flops("float32")
     figures = {"peak_gflops": round(peak / 1e9, 1)}
-    print("shape    batch  plain ms  ours ms  ratio  course  GFLOP/s    mfu", file=sys.stderr)
-    for num_layers, d_model, sequences in ROWS:
-        flops, theirs, mine, ratio, course = measure(num_layers, d_model, sequences, seconds)
-        speed = flops / mine
-        print(
-            f"{f'{num_layers}x{d_model}':<8} {sequences:>5} {theirs * 1e3:>9.2f}"
-            f" {mine * 1e3:>8.2f} {ratio:>6.2f} {course:>7.2f}"
-            f" {speed / 1e9:>8.1f} {speed / peak:>6.1%}",
-            file=sys.stderr,
-        )
-        figures[f"ratio_d{d_model}"] = round(ratio, 3)
-        figures[f"course_d{d_model}"] = round(course, 3)
-        figures[f"mfu_d{d_model}"] = round(speed / peak, 4)
+    figures |= single(seconds, peak)
     figures |= stacked(seconds)
     print(json.dumps(figures | provenance()))
 

@@ -9,7 +9,7 @@ import torch
 import model.gradient
 from model.backprop import Backprop
 from model.execution import Execution
-from model.gradient import Autograd, gradient
+from model.gradient import Autograd, Rounded, gradient
 from model.optim import AdamW
 from model.recipe import Recipe
 from model.shape import Shape
@@ -48,9 +48,32 @@ def precision_within(call, monkeypatch):
 def test_products_are_never_rounded_unless_asked(units, width, dtype, monkeypatch):
     monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: not units)
     call, _ = way(dataclasses.replace(SHAPE, d_model=width), dtype)
-    through_onednn = dtype == "bfloat16" or (width >= 128 and not units)
-    expected = "medium" if through_onednn else "highest"
+    expected = "medium" if width >= 128 and not units else "highest"
     assert precision_within(call, monkeypatch) == {expected}
+    assert isinstance(call, Rounded) == (units and dtype == "bfloat16")
+
+
+def test_products_in_bfloat16_leave_the_gradient_within_their_rounding(monkeypatch):
+    monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: False)
+    often = torch.zeros(4, 17, dtype=torch.long)  # a token whose row is a sum of many
+    often[:, ::5] = torch.arange(4)
+    for tokens in (torch.randint(0, 64, (4, 17)), often):
+        float32, bfloat16 = (stepped(dtype, tokens) for dtype in ("float32", "bfloat16"))
+        assert abs(bfloat16[0] - float32[0]) < 0.01 * float32[0]
+        for name, expected in float32[1].items():
+            error = (bfloat16[1][name] - expected).norm() / expected.norm()
+            assert 0 < error < 0.02, (name, error)
+
+
+def stepped(dtype, tokens):
+    """Loss and gradients by name after the weights have moved."""
+    call, optimizer = way(dtype=dtype)
+    before = call(tokens)
+    optimizer.weights += 0.1 * torch.randn(len(optimizer.weights))
+    loss = call(tokens)
+    assert loss != before
+    assert {loss.dtype, *(g.dtype for g in optimizer.gradients)} == {torch.float32}
+    return loss, dict(zip(optimizer.names, optimizer.gradients, strict=True))
 
 
 def test_variants_go_through_autograd():
