@@ -20,9 +20,9 @@ from tuner.question import Question
 Status = Literal["waiting", "running", "completed", "pruned", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "pruned", "failed")
 
-END = "end"
-"""Name of the fact that says how the sweep's last run ended: `done` or `interrupted`; empty as long
-as it runs, and after a kill."""
+END, DONE = "end", "done"
+"""Name of the fact that says how the sweep's last run ended, `done` or `interrupted` (empty as long
+as it runs, and after a kill); and the first of these."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);

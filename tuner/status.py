@@ -8,7 +8,7 @@ from pathlib import Path
 from model.progress import Progress
 from tuner import plan, space
 from tuner.config import ConfigError, Sweep, load
-from tuner.ledger import END, ENDED, Ledger, Record
+from tuner.ledger import DONE, END, ENDED, Ledger, Record
 from tuner.plan import Plan
 from tuner.provenance import Provenance, read
 from tuner.throughput import OWN, Throughput, known
@@ -23,6 +23,7 @@ class BudgetStatus:
     budget: float
     """FLOP."""
     planned: int
+    """Allowed for by the plan and its extensions; of a sweep that is done, those it had."""
     completed: int
     pruned: int
     failed: int
@@ -72,7 +73,7 @@ class SweepStatus:
 
     @property
     def planned(self) -> int:
-        """Trials planned, those of extensions counted as they are added."""
+        """Trials allowed for; of a sweep that is done, those it had."""
         return sum(b.planned for b in self.budgets)
 
     def to_dict(self) -> dict[str, object]:
@@ -132,11 +133,11 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     by_budget: dict[float, list[Record]] = {b.budget: [] for b in counted.stages}
     for record in ledger.records():
         by_budget[record.question.budget].append(record)
-    planned = {b.budget: b.trials for b in counted.stages}
-    lasts = ledger.lasts()
+    lasts, end = ledger.lasts(), ledger.fact(END) or ""
+    planned = {b.budget: 0 if end == DONE else b.trials for b in counted.stages}
     budgets = tuple(_budget(b, planned[b], records, lasts) for b, records in by_budget.items())
     records = [record for some in by_budget.values() for record in some]
-    end, speed = ledger.fact(END) or "", known(sweep).corrected(own_rates(records))
+    speed = known(sweep).corrected(own_rates(records))
     return SweepStatus(
         name=sweep.name,
         budgets=budgets,
@@ -144,7 +145,7 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         charged=sum(r.charged for r in records),
         reserved=sum(r.reserved for r in records),
         seconds=sum(lasts[r.key].seconds for r in records if r.attempts and r.key in lasts),
-        hours_left=0.0 if end == "done" else _hours_left(counted, by_budget, lasts, speed),
+        hours_left=0.0 if end == DONE else _hours_left(counted, by_budget, lasts, speed),
         throughput=speed,
         recalled=sum(not r.attempts and r.status in ENDED for r in records),
         end=end,

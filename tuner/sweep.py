@@ -39,7 +39,7 @@ from tuner.config import ConfigError, Sweep, digest, load
 from tuner.driver import Driver
 from tuner.engine import Engine
 from tuner.export import export
-from tuner.ledger import END, Ledger
+from tuner.ledger import DONE, END, Ledger
 from tuner.mirror import mirrored, place_of
 from tuner.provenance import Provenance
 from tuner.search import Studies
@@ -123,7 +123,7 @@ def run(
         export(folder, sweep, ledger, provenance)
         hopeless = engine.hopeless
         unfinished = ledger.records("running", "waiting")
-        ledger.write_fact(END, "interrupted" if unfinished else "done")
+        ledger.write_fact(END, "interrupted" if unfinished else DONE)
         ledger.close()
         answers.close()
         if hopeless:

@@ -1,17 +1,19 @@
 """What a plan reckons with: the best that is known of a slot's speed; and what cannot work."""
 
+import io
 import json
 import math
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from data.bounds import most_tokens
 from model.memory import USABLE, training_bytes
-from tuner import doctor, plan, refusals, simulate, space, status
+from tuner import doctor, plan, refusals, simulate, space, status, statusview
 from tuner.cli import app
 from tuner.config import BudgetError, ConfigError, parse
-from tuner.ledger import END, Ledger
+from tuner.ledger import DONE, END, Ledger
 from tuner.terminal import measured_file
 from tuner.throughput import UTILIZATION, Measured, Throughput, known
 
@@ -171,6 +173,25 @@ def test_status_tells_the_hours_left_by_the_sweep_s_own_speed(small, tmp_path):
     )
     assert status.of(more, ledger).hours_left == pytest.approx(left / 1e12 / 3600)
     assert "of a slot left by this sweep's own runs" in status.of(more, ledger).line()
-    ledger.write_fact(END, "done")
+    ledger.write_fact(END, DONE)
     assert status.of(more, ledger).hours_left == 0.0
+    ledger.close()
+
+
+def test_a_sweep_that_is_done_states_the_trials_it_had_not_those_allowed_for(small, tmp_path):
+    sweep = small(search={"extend": False})
+    simulate.simulate(sweep, tmp_path)
+    more = sweep.model_copy(update={"search": sweep.search.model_copy(update={"trials": 5})})
+    ledger = Ledger(tmp_path / "ledger.db")
+    had = len(ledger.records())
+    allowed = plan.plan(more).trials
+    assert status.of(more, ledger).planned == allowed > had
+    ledger.write_fact(END, DONE)
+    standing = status.of(more, ledger)
+    assert (standing.ended, standing.planned) == (had, had)
+    assert f"{had}/{had} trials ended" in standing.line()
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(statusview.table(standing))
+    rows = [line.split() for line in shown.file.getvalue().splitlines()[2:]]
+    assert sum(int(row[1]) for row in rows) == had
     ledger.close()
