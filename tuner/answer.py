@@ -12,7 +12,7 @@ from analysis.predict import Prediction, predict
 from analysis.report_page import Story
 from analysis.runs import Runs
 from tuner import confirm, doubts
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 from tuner.reading import read
 
 MOST_OVERLAID = len(LOOKS)

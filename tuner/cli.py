@@ -175,7 +175,7 @@ def export(
     Example: isoflop export runs/demo -o table.csv
     """
     from analysis import runs
-    from tuner.config import ConfigError
+    from tuner.errors import ConfigError
     from tuner.export import TRIALS
     from tuner.export import export as write
     from tuner.status import open_folder

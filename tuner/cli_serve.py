@@ -53,7 +53,7 @@ def serve(
     from cluster.service.address import check_free
     from cluster.service.settings import load
     from cluster.service.state import prepare
-    from tuner.config import ConfigError
+    from tuner.errors import ConfigError
 
     if key is not None and not key:
         raise ConfigError("--key: is empty; leave it out, or name one")
@@ -101,7 +101,7 @@ def add(
     Example: isoflop serve keys add ada
     """
     from cluster.service.keys import fresh
-    from tuner.config import ConfigError
+    from tuner.errors import ConfigError
 
     given = fresh() if key is None else key
     if not given:
@@ -142,7 +142,7 @@ def revoke(name: str, folder: Folder = FOLDER) -> None:
 
     Example: isoflop serve keys revoke ada
     """
-    from tuner.config import ConfigError
+    from tuner.errors import ConfigError
 
     if not _ledger(folder).revoke_key(name):
         raise ConfigError(f"{name}: no key of that name is in use")

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from tuner import faults
+from tuner.errors import ConfigError
 from tuner.sections import (
     Api,
     Cap,
@@ -30,14 +31,6 @@ from tuner.sections import (
     Target,
     Training,
 )  # fmt: skip
-
-
-class BudgetError(Exception):
-    """The cap does not allow what was asked: exit 3."""
-
-
-class ConfigError(Exception):
-    """A person's mistake in a sweep file: every fault, each with place, value and remedy."""
 
 
 class Sweep(Section):

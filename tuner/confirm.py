@@ -11,7 +11,8 @@ from analysis.predict import Prediction, predict
 from analysis.results import FitError
 from analysis.runs import Runs
 from analysis.runs import read as read_table
-from tuner.config import ConfigError, Sweep, load, parse
+from tuner.config import Sweep, load, parse
+from tuner.errors import ConfigError
 
 BEYOND = 3.0
 """The run takes this many times the largest budget, where none is named."""
@@ -64,16 +65,14 @@ def _of_one(sweep: Sweep, runs: Runs, wanted: Prediction) -> Sweep:
     """The sweep of one trial: the predicted size, rate and batch, all else as in `sweep`."""
     if wanted.shape is None or wanted.learning_rate is None or wanted.batch_size is None:
         raise ConfigError(f"{runs.source}: names no shapes, rates or batches to train with")
-    best = runs.table.loc[runs.table["loss"].idxmin()]
-    rate = wanted.learning_rate
+    best = int(runs.table["loss"].argmin())
+    decay, rate = float(runs.table["weight_decay"].iloc[best]), wanted.learning_rate
     settings = sweep.model_dump(mode="json", exclude_none=True)
     for section in ("grid", "explore", "cap", "target"):
         settings.pop(section, None)
     settings["shapes"].pop("per_budget", None)
     settings["shapes"]["ladder"] = [[wanted.shape.num_layers, wanted.shape.d_model]]
-    settings["training"] |= {
-        "batch_size": wanted.batch_size, "weight_decay": float(best["weight_decay"]),
-    }  # fmt: skip
+    settings["training"] |= {"batch_size": wanted.batch_size, "weight_decay": decay}
     settings["pruning"]["enabled"] = False
     settings |= {
         "name": f"{sweep.name}-confirm", "design": "isoflop", "budgets": [wanted.budget],

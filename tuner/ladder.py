@@ -4,7 +4,8 @@ import math
 from functools import cache
 
 from model.shape import Shape
-from tuner.config import ConfigError, Sweep
+from tuner.config import Sweep
+from tuner.errors import ConfigError
 from tuner.sections import Shapes
 
 Size = tuple[int, int]

@@ -90,7 +90,7 @@ def storage_trouble() -> tuple[type[Exception], ...]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    from tuner.config import BudgetError  # noqa: PLC0415  only once something was raised
+    from tuner.errors import BudgetError  # noqa: PLC0415  only once something was raised
 
     return (BudgetError,)
 
@@ -100,7 +100,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from analysis.results import FitError  # noqa: PLC0415
     from analysis.tables import RunTableError  # noqa: PLC0415
     from data.errors import CorpusError  # noqa: PLC0415
-    from tuner.config import ConfigError  # noqa: PLC0415
+    from tuner.errors import ConfigError  # noqa: PLC0415
 
     return ConfigError, CorpusError, FitError, RunTableError
 

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 from tuner.storage import Place
 
 PATIENCE = 120.0

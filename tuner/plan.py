@@ -8,7 +8,8 @@ from model.memory import TooLargeError, training_bytes
 from model.payoff import STACKED_WIDTH
 from tuner import space
 from tuner.chains import quota, trunk
-from tuner.config import BudgetError, ConfigError, Sweep
+from tuner.config import Sweep
+from tuner.errors import BudgetError, ConfigError
 from tuner.kernels import kernels
 from tuner.question import Cell
 from tuner.sections import Cap

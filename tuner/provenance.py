@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tuner.config import ConfigError, digest
+from tuner.config import digest
+from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 
 ANSWERING = ("data", "model", "tuner/backends")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis.runs import Runs
 from analysis.runs import read as read_table
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 
 
 def read(path: Path, column_map: Sequence[str] = ()) -> Runs:

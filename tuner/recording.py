@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from analysis import runs, tables
 from analysis.runs import RunTableError
-from tuner.config import ConfigError, Sweep
+from tuner.config import Sweep
+from tuner.errors import ConfigError
 from tuner.sections import Replay
 
 PROGRESS = {"tokens": "tokens", "flops": "flops", "step": "steps"}

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from data.bounds import most_tokens
 from model.speed import Speed
 from tuner import plan, throughput
-from tuner.config import BudgetError, ConfigError, Sweep
+from tuner.config import Sweep
+from tuner.errors import BudgetError, ConfigError
 from tuner.plan import Plan
 from tuner.slot import Slot
 

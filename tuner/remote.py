@@ -14,7 +14,8 @@ from typing import Any
 
 import requests
 
-from tuner.config import ConfigError, digest
+from tuner.config import digest
+from tuner.errors import ConfigError
 from tuner.sections import Api
 
 CONNECT_SECONDS = 10.0

@@ -16,7 +16,8 @@ from tuner import corpora, space
 from tuner.attempt import attempt
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun
-from tuner.config import ConfigError, Sweep
+from tuner.config import Sweep
+from tuner.errors import ConfigError
 from tuner.events import EventFile
 from tuner.probing import find, peaks
 from tuner.reports import affordable, report_steps

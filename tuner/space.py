@@ -7,7 +7,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from model.shape import Shape
-from tuner.config import ConfigError, Sweep, digest
+from tuner.config import Sweep, digest
+from tuner.errors import ConfigError
 from tuner.fork import Fork, fork
 from tuner.grid import crossings, whole_steps
 from tuner.kernels import kernels

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from model.progress import Progress
 from tuner import plan, space
-from tuner.config import ConfigError, Sweep, load
+from tuner.config import Sweep, load
+from tuner.errors import ConfigError
 from tuner.ledger import DONE, END, ENDED, Ledger, Record
 from tuner.plan import Plan
 from tuner.provenance import Provenance, read

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pyarrow import ArrowInvalid, fs
 
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 
 
 def own_folder() -> Path:

@@ -35,9 +35,10 @@ from tuner import slot as slots
 from tuner.answers import FILE as ANSWERS
 from tuner.answers import Answers
 from tuner.backends.contract import Job
-from tuner.config import ConfigError, Sweep, digest, load
+from tuner.config import Sweep, digest, load
 from tuner.driver import Driver
 from tuner.engine import Engine
+from tuner.errors import ConfigError
 from tuner.export import export
 from tuner.ledger import DONE, END, Ledger
 from tuner.mirror import mirrored, place_of

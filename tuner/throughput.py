@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from model.devices import DEVICES
-from tuner.config import ConfigError, Sweep
+from tuner.config import Sweep
+from tuner.errors import ConfigError
 from tuner.ladder import Size
 
 UTILIZATION = 0.4

@@ -14,7 +14,7 @@ from model.generate import Sampling
 from model.generate import generate as write
 from model.shape import Shape
 from model.transformer import BasicsTransformerLM
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 from tuner.single import TOKENIZER
 
 

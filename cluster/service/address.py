@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 
 PATIENCE = 30.0
 """Seconds that a taken port is waited for: the Ray of a service that was killed listens on for

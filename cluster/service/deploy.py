@@ -23,7 +23,7 @@ from cluster.service.runner import Runner
 from cluster.service.state import State
 from cluster.service.tasks import RayTasks
 from tuner import nodes
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 
 HEAD = {"node:__internal_head__": 0.001}
 """Where the ledger's file lies: SQLite's log is shared memory of one machine."""

@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tuner import faults
-from tuner.config import ConfigError, Sweep, lay_over
+from tuner.config import Sweep, lay_over
+from tuner.errors import ConfigError
 from tuner.sections import (
     Count,
     Data,

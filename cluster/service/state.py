@@ -13,7 +13,7 @@ from cluster.service.settings import Settings
 from data.corpus import Corpus
 from tuner import corpora, plan
 from tuner.backends.contract import Job
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 from tuner.slot import Slot
 from tuner.storage import Place
 

@@ -11,7 +11,8 @@ from ray.util.placement_group import placement_group
 from model.memory import training_bytes
 from tuner import nodes, parallel, plan, space, sweep
 from tuner.backends.contract import Job, OutOfMemoryError, WorkerLostError
-from tuner.config import ConfigError, parse
+from tuner.config import parse
+from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 from tuner.sections import Resources
 from tuner.slot import Slot

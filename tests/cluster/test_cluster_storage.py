@@ -15,7 +15,8 @@ from data.errors import CorpusError
 from data.prepare import prepare
 from tuner import corpora, mirror
 from tuner.backends.contract import Job
-from tuner.config import ConfigError, parse
+from tuner.config import parse
+from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 from tuner.mirror import Mirror
 from tuner.storage import Place

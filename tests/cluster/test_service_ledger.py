@@ -349,5 +349,5 @@ def test_the_books_balance_in_any_order(tmp_path):
         folder = tmp_path
 
     case = Here.TestCase
-    case.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+    case.settings = settings(max_examples=25, stateful_step_count=25)
     case("runTest").runTest()

@@ -26,7 +26,7 @@ from cluster.service.pulse import Beat
 from cluster.service.settings import load
 from cluster.service.state import prepare
 from tuner.cli import app
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 from tuner.slot import Slot
 
 SMALL = {

@@ -14,7 +14,7 @@ from cluster.service.refusals import OutOfRange
 from cluster.service.state import prepare
 from model.progress import DIVERGED_LOSS, Progress
 from tuner.backends import contract
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 
 
 class Diverges(list):

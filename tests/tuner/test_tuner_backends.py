@@ -18,7 +18,8 @@ from model.speed import Speed
 from tuner import corpora, plan, simulate, space
 from tuner.backends import contract
 from tuner.backends.contract import AttemptError, Job, OutOfMemoryError
-from tuner.config import ConfigError, parse
+from tuner.config import parse
+from tuner.errors import ConfigError
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance

@@ -3,7 +3,8 @@ import tomllib
 import pytest
 import tomli_w
 
-from tuner.config import ConfigError, load, parse
+from tuner.config import load, parse
+from tuner.errors import ConfigError
 
 LEAST = {"name": "x", "budgets": [1e10]}
 

@@ -11,7 +11,7 @@ from tuner import confirm, simulate, space
 from tuner import provenance as provenances
 from tuner import sweep as sweeps
 from tuner.cli import app
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 from tuner.export import export
 from tuner.ledger import Ledger
 

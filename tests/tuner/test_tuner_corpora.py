@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from data.errors import CorpusError
 from tuner import sweep as sweeps
 from tuner.cli import app
-from tuner.config import ConfigError, parse
+from tuner.config import parse
+from tuner.errors import ConfigError
 
 TRAIN = ("--size", "1x8", "--budget", "1e7", "--learning-rate", "0.02")
 

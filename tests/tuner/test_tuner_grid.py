@@ -11,7 +11,8 @@ from analysis.fit import fit
 from analysis.losspower import loss_powers
 from tuner import plan, simulate, soundness, space, status
 from tuner.cli import app
-from tuner.config import ConfigError, parse
+from tuner.config import parse
+from tuner.errors import ConfigError
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance, settle

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.config import BudgetError, ConfigError, Sweep, load, parse
+from tuner.config import Sweep, load, parse
+from tuner.errors import BudgetError, ConfigError
 from tuner.plan import check_corpus, plan
 
 LAW = {"name": "x", "budgets": [1e13, 1e14], "backend": "law"}

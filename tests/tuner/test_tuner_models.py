@@ -18,7 +18,8 @@ from model.transformer import BasicsTransformerLM
 from tuner import single
 from tuner.backends.contract import OutOfMemoryError
 from tuner.cli import app
-from tuner.config import ConfigError, load
+from tuner.config import load
+from tuner.errors import ConfigError
 
 ASKED = ("--size", "1x16", "--budget", "3e8", "--learning-rate", "0.02")
 

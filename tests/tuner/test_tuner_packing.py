@@ -10,7 +10,7 @@ from model.shape import Shape
 from model.speed import Speed
 from model.transformer import BasicsTransformerLM
 from tuner import packing, probing, slot, together
-from tuner.config import ConfigError
+from tuner.errors import ConfigError
 from tuner.slot import Slot
 from tuner.together import Load
 

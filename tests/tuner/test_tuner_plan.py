@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from tuner.config import BudgetError, ConfigError, parse
+from tuner.config import parse
+from tuner.errors import BudgetError, ConfigError
 from tuner.plan import RETRIES, check_corpus, plan
 
 

@@ -142,7 +142,7 @@ def test_a_finished_sweep_resumes_to_nothing(trained):
 
 def test_another_sweep_is_refused(trained, small):
     from tuner import sweep as sweeps
-    from tuner.config import ConfigError
+    from tuner.errors import ConfigError
 
     _, folder = trained
     with pytest.raises(ConfigError, match="holds another sweep"):
@@ -378,7 +378,7 @@ def test_somebody_else_s_ray_is_joined_only_when_asked(monkeypatch, small, asked
 
 def test_a_ray_that_does_not_start_says_what_to_do(monkeypatch, small):
     from tuner import sweep as sweeps
-    from tuner.config import ConfigError
+    from tuner.errors import ConfigError
 
     def slow(**options):
         raise RuntimeError("The current node timed out during startup.")

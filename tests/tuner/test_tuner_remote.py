@@ -14,7 +14,8 @@ from serving import KEY, serving
 
 from tuner import remote, simulate
 from tuner.backends.api import ServiceFailedError, ServiceRefusedError
-from tuner.config import ConfigError, parse
+from tuner.config import parse
+from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 from tuner.plan import plan
 from tuner.remote import BrokenError, Client, Query, RefusedError, UnreachableError

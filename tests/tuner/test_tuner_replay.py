@@ -8,7 +8,8 @@ import pytest
 
 from analysis.runs import RunTableError
 from tuner import plan, recording, simulate, space
-from tuner.config import ConfigError, parse
+from tuner.config import parse
+from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 from tuner.question import Question
 from tuner.recording import NothingNearError

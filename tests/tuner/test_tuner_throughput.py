@@ -12,7 +12,8 @@ from data.bounds import most_tokens
 from model.memory import USABLE, training_bytes
 from tuner import doctor, plan, refusals, simulate, space, status, statusview
 from tuner.cli import app
-from tuner.config import BudgetError, ConfigError, parse
+from tuner.config import parse
+from tuner.errors import BudgetError, ConfigError
 from tuner.ledger import DONE, END, Ledger
 from tuner.terminal import measured_file
 from tuner.throughput import UTILIZATION, Measured, Throughput, known

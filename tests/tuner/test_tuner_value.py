@@ -9,8 +9,8 @@ from driving import drive, engine_in, start, table
 
 from tuner import plan, simulate, soundness, space
 from tuner.backends.contract import FinalError
-from tuner.config import ConfigError
 from tuner.engine import Engine, Nothing
+from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 from tuner.search import Studies
 from tuner.value import _Known, told

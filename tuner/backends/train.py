@@ -22,7 +22,8 @@ from model.stack import Stack
 from model.train import Training
 from model.transformer import BasicsTransformerLM
 from tuner.backends.contract import FinalError, Job, OutOfMemoryError
-from tuner.config import ConfigError, Sweep
+from tuner.config import Sweep
+from tuner.errors import ConfigError
 from tuner.kernels import kernels
 from tuner.sections import Resources
 from tuner.space import Trial
