@@ -29,4 +29,5 @@ def raw_fit(x: Array, y: Array) -> tuple[Array, Array]:
         best = gain.argmax(axis=-1)[..., None]
         exponent = np.take_along_axis(tried, best, axis=-1)[..., 0]
     power = np.exp(exponent[..., None] * np.log(x))
-    return np.sum(y * power, axis=-1) / np.sum(power**2, axis=-1), exponent
+    # [()]: of one table a number; powers of arrays round otherwise than those of numbers.
+    return np.sum(y * power, axis=-1) / np.sum(power**2, axis=-1), exponent[()]

@@ -147,6 +147,8 @@ def test_power_laws_come_back_in_both_spaces(coef, exponent):
     assert powerlaw.log_fit(x, y) == pytest.approx((coef, exponent), rel=1e-8, abs=1e-9)
     # The raw search compares values: exponents to the root of rounding, coefficients ln(x) of that.
     raw_coef, raw_exponent = powerlaw.raw_fit(x, y)
+    assert isinstance(raw_coef, float)
+    assert isinstance(raw_exponent, float)
     assert raw_exponent == pytest.approx(exponent, abs=1e-6)
     assert raw_coef == pytest.approx(coef, rel=1e-4)
 

@@ -220,7 +220,7 @@ DOCUMENTS = st.lists(
 
 
 @given(before=DOCUMENTS, more=DOCUMENTS, after=DOCUMENTS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_growing_file_moves_no_document(tmp_path_factory, before, more, after):
     """Documents from a line to 200 KB, in one file between end-of-text lines: those that were there
     are cut as they were, wherever others are put."""

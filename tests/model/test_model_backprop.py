@@ -73,7 +73,7 @@ def float64():
         torch.set_default_dtype(torch.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.builds(
         lambda heads, head_size, **sizes: Shape(

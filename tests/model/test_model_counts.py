@@ -55,7 +55,7 @@ def counted(model, batch, backward):
     return counter.get_total_flops()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(shape=shapes(), batch=st.integers(1, 3))
 def test_flops_equal_torchs_counter(shape, batch):
     model = BasicsTransformerLM.from_shape(shape)
@@ -64,7 +64,7 @@ def test_flops_equal_torchs_counter(shape, batch):
     assert counted(model, batch, backward=True) == shape.flops_per_step(batch)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(shape=shapes())
 def test_parameters_equal_the_modules(shape):
     model = BasicsTransformerLM.from_shape(shape)

@@ -93,7 +93,7 @@ shapes = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(shape=shapes)
 def test_a_module_of_ones_own_is_counted_to_the_unit(shape):
     L, d, V, T = shape.num_layers, shape.d_model, shape.vocab_size, shape.context_length
@@ -108,7 +108,7 @@ def test_a_module_of_ones_own_is_counted_to_the_unit(shape):
     assert found.asked == shape
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shape=shapes)
 def test_the_shipped_decoder_goes_the_same_way(shape):
     found = custom.counted(f"{HERE}:decoder", shape)

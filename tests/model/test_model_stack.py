@@ -67,7 +67,7 @@ def same(found, expected):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     members=st.integers(1, 4),
     batch=st.integers(1, 3),

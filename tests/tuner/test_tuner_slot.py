@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import ray
@@ -18,8 +19,9 @@ from model.speed import Speed
 from tuner import corpora, driver, nodes, plan, probing, slot, space
 from tuner import sweep as sweeps
 from tuner.backends import contract
-from tuner.config import ConfigError, parse
+from tuner.config import parse
 from tuner.engine import Engine
+from tuner.errors import ConfigError
 from tuner.kernels import kernels
 from tuner.ledger import Ledger
 from tuner.question import Question
@@ -193,17 +195,22 @@ def test_a_faster_dtype_is_tried_on_the_sweep_s_own_corpus(text, corpus, units, 
 
 def test_what_costs_loss_is_not_taken(text, corpus, units, monkeypatch):
     units(float32=1.0, bfloat16=0.5)
+    ends = {"float32": [], "bfloat16": []}
 
     class Worse(probing.TrainRun):
         def __iter__(self):
+            dtype = self.training.recipe.dtype
             for progress in super().__iter__():
-                low = self.training.recipe.dtype == "bfloat16"
-                yield replace(progress, loss=progress.loss + 0.006 * low)
+                told = replace(progress, loss=progress.loss + 0.006 * (dtype == "bfloat16"))
+                yield told
+            ends[dtype].append(told.loss)
 
     monkeypatch.setattr(probing, "TrainRun", Worse)
     found = probing.find(sweep_of(text), 256, corpus)
     assert found.speed.dtype == "float32"
-    assert "costs 0.0060 nat/token" in found.speed.why
+    cost = np.mean(ends["bfloat16"]) - np.mean(ends["float32"])
+    assert cost == pytest.approx(0.006, abs=5e-4)  # bfloat16 rounds as the machine does
+    assert f"costs {cost:.4f} nat/token" in found.speed.why
 
 
 def test_a_dtype_that_is_written_is_taken_as_it_is(text, corpus, units):
