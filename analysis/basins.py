@@ -75,31 +75,31 @@ class _Grid:
         self.n, self.d = n, d
         self.products = (n[:, :, None] * d[:, None, :]).reshape(len(n), -1)
         self.refused = np.where(np.eye(len(EXPONENTS)), 0, np.inf) if tied else 0.0
-        self._last: tuple[Array, tuple[Array, Array, Array]] | None = None
+        self._last: tuple[Array, tuple[Array, Array, Array, Array]] | None = None
 
-    def gram(self, weight: Array) -> tuple[Array, Array, Array]:
-        """Weighted sums of n·n, d·d, n·d: (r, a, 1), (r, 1, b), (r, a, b).
+    def gram(self, weight: Array) -> tuple[Array, Array, Array, Array]:
+        """Weighted sums of n·n, d·d, n·d: (r, a, 1), (r, 1, b), (r, a, b); 1 / determinant.
 
         Where k is 1 the weights are the same for every E: the last answer is kept.
         """
         if self._last is None or self._last[0] is not weight:
             shape = (len(weight), len(EXPONENTS), len(EXPONENTS))
             nd = (weight @ self.products).reshape(shape)
-            nn, dd = weight @ self.n**2, weight @ self.d**2
-            self._last = weight, (nn[:, :, None], dd[:, None, :], nd)
+            nn, dd = (weight @ self.n**2)[:, :, None], (weight @ self.d**2)[:, None, :]
+            both = nn * dd
+            self._last = weight, (nn, dd, nd, 1 / np.maximum(both - nd**2, 1e-6 * both))
         return self._last[1]
 
 
 def _cell(grid: _Grid, linear: _Linear, floor: Array, k: float) -> tuple[Array, Array]:
     """Least squares of the target on N^-alpha, D^-beta over the grid; the best of it."""
-    nn, dd, nd = grid.gram(linear.weight)
+    nn, dd, nd, inverse = grid.gram(linear.weight)
     moment = linear.weight * linear.target
     nt, dt = (moment @ grid.n)[:, :, None], (moment @ grid.d)[:, None, :]
-    tt = (moment * linear.target).sum(axis=1)[:, None, None]
-    determinant = np.maximum(nn * dd - nd**2, 1e-6 * nn * dd)
-    a = np.maximum((nt * dd - dt * nd) / determinant, 1e-3 * nt / nn)
-    b = np.maximum((dt * nn - nt * nd) / determinant, 1e-3 * dt / dd)
-    error = tt + a * (a * nn - 2 * nt) + b * (b * dd - 2 * dt) + 2 * a * b * nd + grid.refused
+    tt = (moment * linear.target).sum(axis=1)
+    a = np.maximum((nt * dd - dt * nd) * inverse, 1e-3 * nt / nn)
+    b = np.maximum((dt * nn - nt * nd) * inverse, 1e-3 * dt / dd)
+    error = a * (a * nn + 2 * (b * nd - nt)) + b * (b * dd - 2 * dt) + grid.refused
     flat = error.reshape(len(moment), -1)
     best = flat.argmin(axis=1)
     row = np.arange(len(moment))
@@ -109,4 +109,4 @@ def _cell(grid: _Grid, linear: _Linear, floor: Array, k: float) -> tuple[Array, 
         np.log(a[row, i, j]), np.log(b[row, i, j]), log_floor,
         EXPONENTS[i], EXPONENTS[j], np.full(len(moment), k),
     ])  # fmt: skip
-    return start, flat[row, best]
+    return start, tt + flat[row, best]

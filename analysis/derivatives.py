@@ -109,17 +109,23 @@ def assembled(
     `slope` and `curvature` (r, n) are its derivatives by ln of the predicted loss, weights
     included.
     """
-    by = [slope * g.p, slope * g.q, slope * g.e]
-    second = _curvatures(g, by, curvature - slope)
+    by_letter = [g.p, g.q, g.e] if g.r is None else [g.p, g.q, g.e, g.r]
+    letters = len(by_letter)
+    parts = np.empty((letters + letters * (letters + 1) // 2, *slope.shape), dtype=slope.dtype)
+    by, second = parts[:letters], parts[letters:]
+    for place, one in enumerate(by_letter):
+        np.multiply(slope, one, out=by[place])
+    excess = curvature - slope
+    _curvatures(g, by, excess, second)
     if g.r is not None:
-        k = points[:, 5, None].astype(slope.dtype)
-        second += _couplings(second, g, by, slope, curvature - slope, k)
-        by.append(slope * g.r)
+        _couplings(g, by, slope, excess, points[:, 5, None].astype(slope.dtype), second)
+    moments = _moments(parts, problem)
     gradient, hessian = np.zeros((len(points), 6)), np.zeros((len(points), 6, 6))
-    fitted = 5 if g.r is None else 6
-    gradient[:, :fitted] = _moments(by, problem)[LETTER[:fitted], :, FEATURE[:fitted]].T
-    pairs = _moments(second, problem)[PAIR[:fitted, :fitted], :, PRODUCT[:fitted, :fitted]]
-    hessian[:, :fitted, :fitted] = pairs.transpose(2, 0, 1)
+    fitted = letters + 2
+    gradient[:, :fitted] = moments[:, LETTER[:fitted], FEATURE[:fitted]]
+    hessian[:, :fitted, :fitted] = moments[
+        :, letters + PAIR[:fitted, :fitted], PRODUCT[:fitted, :fitted]
+    ]
     return gradient, hessian
 
 
@@ -131,39 +137,38 @@ def along(problem: Problem, g: Slopes, step: Array) -> Array:
     return moved if g.r is None else moved + g.r * step[:, 5:]
 
 
-def _moments(parts: list[Array], problem: Problem) -> Array:
-    """Sums over runs of each part times each feature: (parts, r, features)."""
-    stacked = np.stack(parts)
-    return (stacked.reshape(-1, stacked.shape[2]) @ problem.features).reshape(
-        len(parts), -1, problem.features.shape[1]
-    )
+def _moments(parts: Array, problem: Problem) -> Array:
+    """Sums over runs of each part (parts, r, n) times each feature: (r, parts, features)."""
+    count, replicates, runs = parts.shape
+    moments = parts.reshape(-1, runs) @ problem.features
+    return moments.reshape(count, replicates, -1).transpose(1, 0, 2)
 
 
-def _curvatures(g: Slopes, by: list[Array], excess: Array) -> list[Array]:
-    """Second derivatives pp, pq, pe, qq, qe, ee, run by run, where k is 1: (r, n) each.
+def _curvatures(g: Slopes, by: Array, excess: Array, out: Array) -> None:
+    """Second derivatives pp, pq, pe, qq, qe, ee, where k is 1: the first six of `out` (…, r, n).
 
     ln T is a logarithm of a sum of exponentials: its Hessian is diag(g) - g g'.
     """
-    to_p, to_q = excess * g.p, excess * g.q
-    return [
-        to_p * g.p + by[0], to_p * g.q, to_p * g.e,
-        to_q * g.q + by[1], to_q * g.e, excess * g.e * g.e + by[2],
-    ]  # fmt: skip
+    to_p, to_q, to_e = excess * g.p, excess * g.q, excess * g.e
+    for place, (left, right) in enumerate(
+        ((to_p, g.p), (to_p, g.q), (to_p, g.e), (to_q, g.q), (to_q, g.e), (to_e, g.e))
+    ):
+        np.multiply(left, right, out=out[place])
+    for diagonal, first in zip((0, 3, 5), by, strict=False):
+        out[diagonal] += first
 
 
-def _couplings(
-    second: list[Array], g: Slopes, by: list[Array], slope: Array, excess: Array, k: Array
-) -> list[Array]:
-    """Second derivatives pr, qr, er, rr; and what k other than 1 brings to `second`, in place."""
+def _couplings(g: Slopes, by: Array, slope: Array, excess: Array, k: Array, out: Array) -> None:
+    """What k other than 1 brings to the first six of `out`; then pr, qr, er, rr."""
     assert g.r is not None
     assert g.share_n is not None
     assert g.reducible is not None
     more, by_share = k - 1, by[0] * g.share_n
-    second[0] += more * by_share
-    second[1] += more * (by[0] - by_share)
-    second[3] += more * (by[1] - by[1] * g.share_n)
+    out[0] += more * by_share
+    out[1] += more * (by[0] - by_share)
+    out[3] += more * (by[1] - by[1] * g.share_n)
     to_r, turn = excess * g.r, g.reducible + 1 / k
-    return [
-        to_r * g.p + by[0] * turn, to_r * g.q + by[1] * turn, to_r * g.e,
-        (to_r + slope * g.reducible) * g.r,
-    ]  # fmt: skip
+    np.add(to_r * g.p, by[0] * turn, out=out[6])
+    np.add(to_r * g.q, by[1] * turn, out=out[7])
+    np.multiply(to_r, g.e, out=out[8])
+    np.multiply(to_r + slope * g.reducible, g.r, out=out[9])

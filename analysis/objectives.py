@@ -93,9 +93,7 @@ def least_absolute(delta: float = 1e-7) -> Objective:
     return Objective(
         name="sum of absolute deviations of log loss",
         penalty=_huber(delta),
-        leads=tuple(
-            Lead(penalty=_huber(width), tolerance=NEAR) for width in (*LEAD, DELTA) if width > delta
-        ),
+        leads=_narrowing(_huber, max(delta, DELTA)),
         interior=Interior(width=delta, after=0),
         for_draws=least_absolute(1e-5) if delta < 1e-5 else None,
         scale=1 / delta,

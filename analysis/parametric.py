@@ -15,12 +15,13 @@ from analysis.derivatives import evaluate, slopes
 from analysis.interior import approach
 from analysis.laws import Array, LossLaw
 from analysis.newton import MAX_ITERATIONS, Evaluate, Index, Minima, minimize
-from analysis.objectives import Interior, Objective, Penalty
+from analysis.objectives import CRAWLS, Interior, Objective, Penalty
 from analysis.problem import FREE, LETTERS, Box, Problem
 from analysis.results import Certificate, FitError
 
 LEAD_ITERATIONS = 60
 NEAR_DAMPING = 1e-9  # where the minimum is near, damping only delays
+NEWTON_AFTER_PATH = (*8 * [CRAWLS], MAX_ITERATIONS)  # whoever still crawls goes by it again
 POLISHED = 4  # starts taken from the grid to the end, for one table
 
 
@@ -56,17 +57,27 @@ def _ended(
     """The end of the way, from `points` (r, 6) near the minimum of `final`."""
     after = MAX_ITERATIONS if interior is None else interior.after
     found = minimize(final, points, *bounds, damping=NEAR_DAMPING, iterations=after)
-    if interior is None or found.converged.all():
+    if interior is None:
         return found
-    late = np.flatnonzero(~found.converged)
-    start, limits = found.points.copy(), (bounds[0][late], bounds[1][late])
-    near = approach(problem.replicates(late), interior.width, box, start[late], *limits)
-    better = final(near, late)[0] < found.values[late]
-    start[late[better]] = near[better]
-    rest = minimize(
-        lambda x, which: final(x, late[which]), start[late], *limits, damping=NEAR_DAMPING
-    )
-    return found.replaced(late, rest)
+    for steps in NEWTON_AFTER_PATH:
+        late = np.flatnonzero(~found.converged)
+        if not len(late):
+            break
+        start, limits = found.points[late], (bounds[0][late], bounds[1][late])
+        near = approach(problem.replicates(late), interior.width, box, start, *limits)
+        better = final(near, late)[0] < found.values[late]
+        start[better] = near[better]
+        there = partial(_of_some, final, late)
+        rest = minimize(there, start, *limits, damping=NEAR_DAMPING, iterations=steps)
+        found = found.replaced(late, rest)
+    return found
+
+
+def _of_some(
+    evaluate: Evaluate, some: Index, points: Array, which: Index
+) -> tuple[Array, Array, Array]:
+    """`evaluate` where problems are counted among `some` alone."""
+    return evaluate(points, some[which])
 
 
 def law(points: Array, centers: tuple[float, float]) -> LossLaw:

@@ -115,7 +115,8 @@ def resampled(
     replicates: int, rng: np.random.Generator,
 ) -> Iterator[Problem]:  # fmt: skip
     """`replicates` resampled tables, a cache-sized chunk at a time: memory stays flat."""
-    size = max(CHUNK // len(clusters), 1)
+    # Draws of pairs are the same however they are cut, and have no losses of their own.
+    size = max((2 if bootstrap == "pairs" else 1) * CHUNK // len(clusters), 1)
     for first in range(0, replicates, size):
         chunk = min(size, replicates - first)
         if bootstrap == "pairs":
