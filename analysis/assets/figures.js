@@ -37,6 +37,10 @@ const worded = {
   },
 };
 
+// What a figure shows of its axes, as one text.
+const ranges = layout => JSON.stringify(
+  Object.entries(layout).filter(([key]) => /^[xy]axis/.test(key)).map(([key, axis]) => [key, axis.range]));
+
 function show(drawing) {
   const colors = getComputedStyle(document.documentElement);
   const text = drawing.querySelector("script").textContent
@@ -47,12 +51,16 @@ function show(drawing) {
   const { data, layout } = resize({ data: drawn.data, layout: drawn.layout }, width / drawn.width);
   // A finger scrolls the page; a mouse drags a box to zoom into.
   const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
+  const whole = ranges(drawn.layout), back = drawing.parentElement.querySelector(".whole");
+  back.hidden = true;
   const made = Plotly.react(place, data, { ...layout, width, height, dragmode }, options);
   if (place.dataset.heard) return;
   place.dataset.heard = "yes";
   made.then(() => {
     // Ticks are drawn for the whole; a zoomed logarithmic axis gets its own.
+    back.addEventListener("click", () => show(drawing));
     place.on("plotly_relayout", change => {
+      back.hidden = ranges(place.layout) === whole;
       if (!Object.keys(change).some(key => key.endsWith(".range[0]"))) return;
       const axes = Object.entries(place.layout).filter(([key, axis]) => /^[xy]axis/.test(key) && axis.type === "log");
       Plotly.relayout(place, Object.assign({}, ...axes.map(([key, axis]) => {

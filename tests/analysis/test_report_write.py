@@ -298,3 +298,12 @@ def test_fits_read_from_a_file_have_no_bands_but_a_page(tmp_path):
 
 def test_a_page_of_many_trials_stays_small(written):
     assert len(written[0]) < 5_000_000
+
+
+def test_each_live_figure_has_a_way_back_and_the_first_says_how_to_use_it(written):
+    html = written[0]
+    live = html.count(" data-live ")
+    assert live > 1
+    assert html.count('<button class="whole" type="button" hidden>') == live
+    assert html.count('<span class="hint">') == 1
+    assert html.index('<span class="hint">') < html.index("</section>")

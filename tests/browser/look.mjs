@@ -78,14 +78,20 @@ async function hoverAndZoom(page, figure, name) {
   else await page.screenshot({ path: join(folder, `${name}-hover.png`) });
   const range = () => page.evaluate(one => one.querySelector(".live").layout.xaxis.range.join(), figure);
   const before = await range();
-  await page.mouse.move(...at(0.3, 0.3));
-  await page.mouse.down();
-  await page.mouse.move(...at(0.6, 0.7), { steps: 5 });
-  await page.mouse.up();
-  if (!await becomes(async () => await range() !== before)) found.faults.push(`${name}: dragging does not zoom`);
+  const zoom = async () => {
+    await page.mouse.move(...at(0.3, 0.3));
+    await page.mouse.down();
+    await page.mouse.move(...at(0.6, 0.7), { steps: 5 });
+    await page.mouse.up();
+    return becomes(async () => await range() !== before);
+  };
+  if (!await zoom()) found.faults.push(`${name}: dragging does not zoom`);
   else await page.screenshot({ path: join(folder, `${name}-zoom.png`) });
   await page.mouse.click(...at(0.5, 0.5), { count: 2 });
   if (!await becomes(async () => await range() === before)) found.faults.push(`${name}: a double click does not go back`);
+  await zoom();
+  await page.evaluate(one => one.parentElement.querySelector(".whole:not([hidden])")?.click(), figure);
+  if (!await becomes(async () => await range() === before)) found.faults.push(`${name}: no button goes back`);
 }
 
 async function becomes(true_) {
