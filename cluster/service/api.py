@@ -118,10 +118,13 @@ def _add_runs(app: FastAPI, desk: Desk) -> None:
     @app.post(
         "/runs",
         status_code=202,
-        responses={200: {"model": RunState}} | _responses(404, 413, 422, 429),
+        responses={200: {"model": RunState}} | _responses(400, 404, 413, 422, 429),
     )
     async def ask(key: Who, asked: Asked, response: Response) -> RunState:
-        """Ask a configuration; 202 while it waits or trains, 200 once it is answered."""
+        """Ask a configuration; 202 while it waits or trains, 200 once it is answered.
+
+        A body that is no text at all is 400, one that is not six numbers is 422.
+        """
         run = await desk.ask(key, asked.configuration)
         response.status_code = 200 if run.over else 202
         response.headers["Location"] = f"/runs/{run.id}"
