@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 720, 360
+WIDTH, HEIGHT = 640, 340
 """Of the picture, pixel."""
-LEFT, RIGHT, TOP, BOTTOM = 56, 130, 12, 44
-"""Room for the axes' numbers and the legend."""
+LEFT, RIGHT, TOP, BOTTOM = 88, 16, 12, 56
+"""Room for the axes' numbers and names, at the size that a phone needs."""
 COLORS = 8
 """Classes the style sheet knows; budgets beyond take them again."""
 
@@ -36,8 +36,6 @@ class Line:
     """(x, y, what it stands for), in pixels."""
     path: str
     """Through the lowest loss of each size."""
-    y: float
-    """Of its name in the legend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,6 @@ def _line(place: int, rows: Sequence[Dot], x: _Scale, y: _Scale) -> Line:
     return Line(
         flops=rows[0].flops, color=place % COLORS, path=f"M{' L'.join(points)}",
         dots=tuple((x(math.log10(dot.params)), y(dot.loss), dot) for dot in rows),
-        y=TOP + 16.0 * (place + 1),
     )  # fmt: skip
 
 
