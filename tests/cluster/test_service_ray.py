@@ -128,6 +128,22 @@ def test_it_trains_is_killed_goes_on_and_tells_nobody_the_key(text, tmp_path, po
     assert undisturbed.loss == loss["loss"]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere 127.0.0.1 is loopback's only address"
+)
+def test_it_listens_at_127_0_0_1_alone(tmp_path, port):
+    served, found = Served(tmp_path / "service", port, "--key", KEY), set()
+    # All of 127/8 is this machine: a socket open to every address answers at 127.0.0.2, too.
+    for place in ("127.0.0.1", "127.0.0.2"):
+        with socket.socket() as client:
+            if client.connect_ex((place, port)) == 0:
+                found.add(place)
+    assert served.end() == (0, [])
+    assert found == {"127.0.0.1"}
+
+
 def keys(folder, *arguments):
     return CliRunner().invoke(app, ["serve", "keys", *arguments, "--dir", str(folder)])
 
