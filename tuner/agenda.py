@@ -198,7 +198,7 @@ class Agenda:
     def _extension(self, budget: float) -> list[Cell]:
         """The cells added to a budget's plan; once all ended, those still wanted are added."""
         stands = self._added(budget)
-        if not self._busy(budget):
+        if not self._busy(budget) and not self._new(stands):
             offered = space.offered(self.sweep, budget, self.vocab_size)
             wanted = self.profile(budget).wanted(self.sweep, self.possible(budget, offered))
             if self.chains is not None and any(cell.setting is None for cell in wanted):

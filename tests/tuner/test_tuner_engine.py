@@ -317,6 +317,17 @@ def test_seeds_share_their_rate(small, tmp_path):
     assert all(len(set(cell["learning_rate"])) == 1 for _, cell in cells)
 
 
+def test_nothing_is_added_twice(small):
+    """With one slot nothing of a budget runs whenever the next of its added cells is asked."""
+    sweep = small(search={"trials": 3, "learning_rate": [3e-4, 1e-3]})
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    for budget in sweep.levels:
+        added = simulation.engine.agenda._added(budget)
+        rates = [(cell.size, cell.setting, cell.seed) for cell in added if cell.setting]
+        assert 1 < len(rates) == len(set(rates))
+
+
 def test_a_range_that_misses_the_best_rate_is_extended(small, tmp_path):
     sweep = small(
         budgets=[1e14],
