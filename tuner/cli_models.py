@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from model.progress import Progress
     from tuner.single import Task
 
-data_app = typer.Typer(help="Prepare a corpus.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Prepare a corpus.\n\nExample: isoflop data prepare texts/", no_args_is_help=True
+)
 
 
 @data_app.command()

@@ -333,7 +333,8 @@ def _warnings(
         over.append(
             f"the plan's {total:.3g} FLOP exceed the cap of {limit:.3g}: it will be cut short"
         )
-    return short + few + over
+    at_once = ["a known law answers at once: hours are what training would take"]
+    return short + few + over + at_once * (sweep.backend == "law")
 
 
 def _unstacked(sweep: Sweep, stages: tuple[BudgetPlan, ...], vocab_size: int) -> list[str]:

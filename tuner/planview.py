@@ -75,4 +75,6 @@ def _short(count: float) -> str:
 def _hours(hours: float) -> str:
     if hours < 1 / 60:
         return "a minute"
-    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
+    if hours < 2:
+        return f"{hours * 60:.0f} minutes"
+    return f"{hours:.1f} hours" if hours < 100 else f"{hours:,.0f} hours"

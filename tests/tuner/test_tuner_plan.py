@@ -72,3 +72,9 @@ def test_text_that_would_repeat_is_refused(small):
     ):
         check_corpus(sweep, plan(sweep), 9)
     check_corpus(small(data={"allow_repeats": True}), plan(sweep), 9)
+
+
+def test_a_known_law_trains_nothing_and_its_plan_says_so(small):
+    said = "a known law answers at once"
+    assert any(said in warning for warning in plan(small(backend="law")).warnings)
+    assert not any(said in warning for warning in plan(small(backend="train")).warnings)
