@@ -10,7 +10,7 @@ import pytest
 
 from tuner.config import parse
 
-ROOMS = ["analysis", "data", "model", "tuner"]
+ROOMS = ["analysis", "data", "model", "tests", "tuner"]
 READMES = [
     "README.md",
     "README.zh.md",
