@@ -20,6 +20,26 @@ from analysis.runs import Runs
 ASKED = (1e23, 1e24)
 """Budgets at which problem 1 wants N_opt and D_opt, FLOP: the course's handout."""
 
+CAPTIONS = {
+    "profiles": "Held-out loss against size, a curve a budget; diamonds mark the minima.",
+    "n_opt": "Compute-optimal size against compute, dashed beyond the runs, beside published laws.",
+    "d_opt": "Compute-optimal tokens against compute, likewise.",
+    "frontier": "Loss against compute: the runs, and the law at its optimum, dashed beyond them.",
+    "disagreement": "N_opt by every approach, with its interval, and by published laws.",
+    "loss_surface": "The law's loss over size and tokens, the runs, and the line of the optimum.",
+    "residuals": "How far the loss of each run lies above the law.",
+}
+"""What each figure shows, by its file's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure of the write-up."""
+
+    path: str
+    """From the write-up's folder."""
+    caption: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -89,7 +109,7 @@ class ProblemOne:
     fits: Fits
     minima: Fit
     """By the run of lowest loss at each budget, as the course takes them."""
-    figures: tuple[str, ...]
+    figures: tuple[Drawn, ...]
 
 
 def _problem_1(runs: Runs, folder: Path) -> ProblemOne:
@@ -98,10 +118,10 @@ def _problem_1(runs: Runs, folder: Path) -> ProblemOne:
     return ProblemOne(fits=fits, minima=fits["argmin"], figures=tuple(drawn))
 
 
-def _figures(runs: Runs, fits: Fits, folder: Path, target: float) -> list[str]:
-    """Draw every figure; their paths as the write-up names them."""
+def _figures(runs: Runs, fits: Fits, folder: Path, target: float) -> list[Drawn]:
+    """Draw every figure."""
     drawn = picture.write(runs, fits, folder, target=target)
-    return [f"{folder.name}/{path.name}" for path in drawn]
+    return [Drawn(path=f"{folder.name}/{path.name}", caption=CAPTIONS[path.stem]) for path in drawn]
 
 
 def _asked(runs: Runs) -> int:

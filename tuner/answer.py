@@ -12,11 +12,14 @@ from analysis.predict import Prediction, predict
 from analysis.report_page import Story
 from analysis.runs import Runs
 from tuner import confirm, doubts
+from tuner.config import load
 from tuner.errors import ConfigError
 from tuner.reading import read
 
 MOST_OVERLAID = len(LOOKS)
 """Sweeps that one page can tell apart."""
+COURSE_TARGET = 1e19
+"""What the course's problem 2 predicts for, FLOP: its handout."""
 
 
 def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> Prediction:
@@ -44,7 +47,11 @@ def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> 
 
 
 def write_up(
-    first: Path | None, second: Path, folder: Path, budget: float, column_map: Sequence[str] = ()
+    first: Path | None,
+    second: Path,
+    folder: Path,
+    budget: float | None,
+    column_map: Sequence[str] = (),
 ) -> Path:
     """Write the course's deliverable to `folder`: Markdown with its numbers, and the figures.
 
@@ -52,7 +59,8 @@ def write_up(
         first: the table of problem 1, or None.
         second: the sweep of problem 2: its folder, or a table.
         folder: for `writeup.md`.
-        budget: what problem 2 predicts for, FLOP.
+        budget: what problem 2 predicts for, FLOP; None for the sweep's `target.budget`, and where
+            it names none the course's.
         column_map: as of `read`, for both.
 
     Raises:
@@ -61,7 +69,14 @@ def write_up(
     """
     problem_1 = None if first is None else read(first, column_map)
     problem_2 = read(second, column_map)
-    return writeup.write(problem_1, problem_2, folder, target=budget, notes=doubts.of(second))
+    target = budget or _target(second) or COURSE_TARGET
+    return writeup.write(problem_1, problem_2, folder, target=target, notes=doubts.of(second))
+
+
+def _target(source: Path) -> float | None:
+    """What a sweep says that its answer is for, FLOP; None of another table."""
+    file = source / "sweep.toml"
+    return load(file).target.budget if file.is_file() else None
 
 
 def write_overlay(

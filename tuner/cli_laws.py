@@ -177,8 +177,12 @@ def writeup(
         typer.Option(help="The runs of problem 1, e.g. data/isoflops_curves.json."),
     ] = None,
     budget: Annotated[
-        float, typer.Option(help="What problem 2 predicts for, FLOP.", callback=positive)
-    ] = 1e19,
+        float | None,
+        typer.Option(
+            help="What problem 2 predicts for, FLOP; default the sweep's target, or 1e19.",
+            callback=positive,
+        ),
+    ] = None,
     column_map: ColumnMap = None,
     as_json: AsJson = False,
 ) -> None:

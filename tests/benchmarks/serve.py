@@ -4,11 +4,11 @@
 
 Cached answers of the `law` backend are asked over kept connections from this process: of the plain
 application (uvicorn, without Ray) and of an application of Ray Serve that answers one and the same
-thing, as references, and of `isoflop serve`; memory is that of the whole process tree, taken after
-the first tenth and at the end. Then servers are killed at random moments while six clients ask new
-configurations; after a restart the total must be the sum of all answered runs, each charged once,
-and nothing that a client was told may be missing. All traffic stays on
-127.0.0.1.
+thing, as references, and of `isoflop serve`; memory is that of the whole process tree, taken at the
+start, every ten seconds (at least thirty times) and at the end: what is printed are both ends and
+the median of each third between. Then servers are killed at random moments while six clients ask
+new configurations; after a restart the total must be the sum of all answered runs, each charged
+once, and nothing that a client was told may be missing. All traffic stays on 127.0.0.1.
 """
 
 import argparse
@@ -24,7 +24,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -176,23 +178,43 @@ async def load(url: str, seconds: float) -> list[float]:
     return taken
 
 
-def measured(server: Server, seconds: float) -> dict[str, float]:
-    """Requests a second, their times, and memory early and late."""
+def measured(server: Server, seconds: float) -> dict[str, Any]:
+    """Requests a second, their times, and memory from the start to the end."""
     requests.get(f"{server.url}/loss", params={**COURSE, "api_key": KEY}, timeout=120)
     asyncio.run(load(server.url, min(2.0, seconds / 10)))
-    begun = server.cpu()
-    first = asyncio.run(load(server.url, seconds / 10))
-    early = server.memory()
-    rest = asyncio.run(load(server.url, seconds * 0.9))
-    used, taken = server.cpu() - begun, np.array(first + rest)
+    begun, start = server.cpu(), server.memory()
+    with sampled(server, min(10.0, seconds / 30)) as samples:
+        taken = np.array(asyncio.run(load(server.url, seconds)))
+    used = server.cpu() - begun
+    thirds = [float(np.median(third)) for third in np.array_split(samples, 3)]
     return {
         "requests_per_second": round(len(taken) / seconds, 1),
         "cpu_ms_per_request": round(1e3 * used / len(taken), 2),
         "p50_ms": round(float(np.quantile(taken, 0.5)), 2),
         "p99_ms": round(float(np.quantile(taken, 0.99)), 2),
-        "memory_early_mib": round(early, 1),
-        "memory_late_mib": round(server.memory(), 1),
+        "memory_start_mib": round(start, 1),
+        "memory_thirds_mib": [round(third, 1) for third in thirds],
+        "memory_end_mib": round(server.memory(), 1),
+        "memory_samples": len(samples),
     }
+
+
+@contextmanager
+def sampled(server: Server, every: float) -> Iterator[list[float]]:
+    """Its memory every so many seconds, while the block runs."""
+    samples, over = [], threading.Event()
+
+    def sample() -> None:
+        while not over.wait(every):
+            samples.append(server.memory())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
 
 
 # --- kills

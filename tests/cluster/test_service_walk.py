@@ -1,17 +1,29 @@
 """The assignment from end to end: both problems, two stages, the prediction and the write-up."""
 
 import re
+import shutil
 
 import pytest
 from serving import KEY, serving
 from typer.testing import CliRunner
 
-from tuner import plan, simulate
+from tuner import answer, plan, simulate
 from tuner.cli import app
 from tuner.config import load
 from tuner.export import export
 from tuner.ledger import Ledger
 from tuner.provenance import Provenance
+
+
+def test_a_write_up_is_for_the_budget_that_its_sweep_is_for(root, tmp_path, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(answer, "read", lambda *_: None)
+    monkeypatch.setattr(answer.writeup, "write", lambda *_, target, **__: wanted.append(target))
+    for name, budget in (("course_api", None), ("course_api_cpu", None), ("course_api_cpu", 1e13)):
+        shutil.copy(root / "tuner" / "sweeps" / f"{name}.toml", tmp_path / "sweep.toml")
+        answer.write_up(None, tmp_path, tmp_path, budget)
+    answer.write_up(None, tmp_path / "trials.csv", tmp_path, None)
+    assert wanted == [1e19, 1e12, 1e13, 1e19]
 
 
 @pytest.mark.slow
@@ -57,5 +69,6 @@ def test_a_student_walks_through_it_on_a_law(root, tmp_path):
     assert row["batch_size"] == "128"
     figures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(figures) == 14
+    assert all(caption for caption in re.findall(r"!\[(.*?)\]", text))
     assert all((tmp_path / "writeup" / figure).stat().st_size > 1000 for figure in figures)
     assert "nan" not in text.lower()
