@@ -79,10 +79,11 @@ class Scratch:
 
 
 class LayerNorm:
-    """Layer normalization with a gain."""
+    """Layer normalization with a gain, in the stream's dtype; rows leave it in the products'."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, scratch: Scratch) -> None:
         self.gain, self.gain_gradient = part.weights["weight"], part.gradients["weight"]
+        self.dtype = scratch.dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalized rows; remembers what `backward` needs."""
@@ -90,15 +91,23 @@ class LayerNorm:
         y, self.mean, self.rstd = torch.native_layer_norm(
             x, self.gain.shape, self.gain, None, EPSILON
         )
-        return y
+        return y.to(self.dtype)
 
     def backward(self, dy: Tensor) -> Tensor:
         """Gradient of the input, in a tensor of its own."""
+        dy = dy.to(self.x.dtype)  # in bfloat16 torch's kernel adds up rows without end
         dx, dgain, _ = aten.native_layer_norm_backward(
             dy, self.x, self.gain.shape, self.mean, self.rstd, self.gain, None, [True, True, False]
         )
         self.gain_gradient.copy_(dgain)
         return dx
+
+
+def joined(residual: Tensor, rows: Tensor, weight_t: Tensor) -> Tensor:
+    """`residual` plus `rows` times `weight_t`, in the dtype of the former."""
+    if residual.dtype == rows.dtype:
+        return torch.addmm(residual, rows, weight_t)
+    return residual + torch.mm(rows, weight_t)
 
 
 class Attention:
@@ -126,7 +135,7 @@ class Attention:
         torch.softmax(s.scores, -1, out=self.chances)
         torch.bmm(self.chances, v, out=s.mixed.each[0])
         self.mixed.parts.copy_(s.mixed.parts)
-        return torch.addmm(residual, self.mixed.rows, self.w_out_t)
+        return joined(residual, self.mixed.rows, self.w_out_t)
 
     def backward(self, dy: Tensor) -> Tensor:
         """Gradient of `h`, in a scratch buffer."""
@@ -167,7 +176,7 @@ class FeedForward:
         self.h = h
         torch.addmm(self.b1, h, self.w1_t, out=self.before)
         aten.gelu.out(self.before, out=self.after)
-        return torch.addmm(residual, self.after, self.w2_t).add_(self.b2)
+        return joined(residual, self.after, self.w2_t).add_(self.b2)
 
     def backward(self, dy: Tensor) -> Tensor:
         """Gradient of `h`, in a scratch buffer."""
@@ -185,9 +194,10 @@ class Block:
     """Attention, then feed-forward, each behind its norm and added to the stream."""
 
     def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
-        self.ln1 = LayerNorm(part.under("ln1."))
+        self.dtype = scratch.dtype
+        self.ln1 = LayerNorm(part.under("ln1."), scratch)
         self.attn = Attention(part.under("attn."), shape, scratch)
-        self.ln2 = LayerNorm(part.under("ln2."))
+        self.ln2 = LayerNorm(part.under("ln2."), scratch)
         self.ffn = FeedForward(part.under("ffn."), scratch)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,8 +207,8 @@ class Block:
 
     def backward(self, dx: Tensor) -> Tensor:
         """Gradient of the stream before the block, in the tensor that held the one after it."""
-        dx += self.ln2.backward(self.ffn.backward(dx))
-        dx += self.ln1.backward(self.attn.backward(dx))
+        dx += self.ln2.backward(self.ffn.backward(dx.to(self.dtype)))
+        dx += self.ln1.backward(self.attn.backward(dx.to(self.dtype)))
         return dx
 
 
@@ -238,7 +248,11 @@ class Head:
         torch.mm(h, self.w_t, out=logits)
         log_chances = score(logits, targets, dlogits)
         share = 1 / self.rows
-        torch.addmm(self.dw, dlogits.t(), h, beta=int(add), alpha=share, out=self.dw)
+        if self.dw.dtype == h.dtype:
+            torch.addmm(self.dw, dlogits.t(), h, beta=int(add), alpha=share, out=self.dw)
+        else:
+            whole = self.dw if add else self.dw.zero_()
+            whole.add_(torch.mm(dlogits.t(), h), alpha=share)
         torch.addmm(slope, dlogits, self.w, beta=0, alpha=share, out=slope)
         return log_chances
 
@@ -249,10 +263,10 @@ class Backprop:
     Args:
         shape: of the decoder, plain: see `derived`.
         batch: sequences, each of the whole context.
-        weights: of the decoder by name; read at every call. Their dtype is that of all products
-            and of what is kept.
-        gradients: where to write theirs, by the same names; that of the token embeddings, which
-            adds up as many terms as a token has places in a batch, may be more precise.
+        weights: of the decoder by name; read at every call. Products are in the head's dtype,
+            the stream and its norms in that of embeddings and gains.
+        gradients: where to write theirs, by the same names and in the same dtypes, but for the
+            head's, which is added up in its own.
         logit_rows: tokens whose logits are held at once; None: all.
     """
 
@@ -267,12 +281,12 @@ class Backprop:
         whole = Part("", weights, gradients)
         self.grid = (batch, shape.context_length, shape.d_model)
         self.tokens = whole.under("token_embeddings.")
-        scratch = Scratch(shape, batch, self.tokens.weights["weight"].dtype)
+        scratch = Scratch(shape, batch, weights["lm_head.weight"].dtype)
         self.positions = whole.under("position_embeddings.")
         self.blocks = [
             Block(whole.under(f"layers.{i}."), shape, scratch) for i in range(shape.num_layers)
         ]
-        self.ln_final = LayerNorm(whole.under("ln_final."))
+        self.ln_final = LayerNorm(whole.under("ln_final."), scratch)
         self.head = Head(whole.under("lm_head."), shape, scratch, logit_rows)
 
     @torch.no_grad()
@@ -288,6 +302,5 @@ class Backprop:
         for block in reversed(self.blocks):
             dx = block.backward(dx)
         torch.sum(dx.view(self.grid), 0, out=self.positions.gradients["weight"])
-        tokens_gradient = self.tokens.gradients["weight"]
-        tokens_gradient.zero_().index_add_(0, inputs, dx.to(tokens_gradient.dtype))
+        self.tokens.gradients["weight"].zero_().index_add_(0, inputs, dx)
         return loss

@@ -31,9 +31,8 @@ from model.transformer import BasicsTransformerLM
 ONEDNN_SIZE = 2**19
 """Multiply-adds of one product, a batch's tokens · d_model², from which oneDNN's faster products
 outweigh its slower calls: measured, see README.md."""
-
-
-TOKENS = "token_embeddings.weight"
+HEAD = "lm_head.weight"
+"""Whose gradient may be a sum over parts of a batch."""
 
 
 class Autograd:
@@ -145,7 +144,8 @@ class InParts:
 class Rounded:
     """The gradient of the plain decoder from products in bfloat16.
 
-    Weights are rounded once a step; those that the optimizer moves stay float32.
+    Matrices and biases are rounded once a step; the weights that the optimizer moves stay float32,
+    and with them embeddings, gains, the stream between blocks, and the head's gradient.
     """
 
     def __init__(
@@ -155,25 +155,39 @@ class Rounded:
         micro_batch_size: int,
         logit_rows: int | None,
     ) -> None:
-        self.optimizer = optimizer
-        self.weights = optimizer.weights.bfloat16()
-        self.written = torch.empty_like(self.weights)
-        weights, gradients = (
-            dict(zip(optimizer.names, optimizer.views(buffer), strict=True))
-            for buffer in (self.weights, self.written)
+        weights = dict(zip(optimizer.names, _detached(optimizer), strict=True))
+        gradients = dict(zip(optimizer.names, optimizer.gradients, strict=True))
+        exact = {
+            id(weight)
+            for module in model.modules()
+            if isinstance(module, nn.Embedding | nn.LayerNorm)
+            for weight in module.parameters()
+        }
+        named = zip(optimizer.names, optimizer.parameters, strict=True)
+        rounded = [name for name, weight in named if id(weight) not in exact]
+        written = [name for name in rounded if name != HEAD]
+        self.sources = [weights[name] for name in rounded]
+        self.places = [gradients[name] for name in written]
+        self.weights = [weight.bfloat16() for weight in self.sources]
+        self.written = [torch.empty_like(place, dtype=torch.bfloat16) for place in self.places]
+        self.backprop = Backprop(
+            model.shape,
+            micro_batch_size,
+            weights | dict(zip(rounded, self.weights, strict=True)),
+            gradients | dict(zip(written, self.written, strict=True)),
+            logit_rows,
         )
-        # The rows of a frequent token are a sum of many: bfloat16 would lose its later terms.
-        self.tokens = optimizer.gradients[optimizer.names.index(TOKENS)]
-        gradients[TOKENS] = self.tokens_written = torch.empty_like(self.tokens)
-        self.backprop = Backprop(model.shape, micro_batch_size, weights, gradients, logit_rows)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See `Gradient`."""
-        self.weights.copy_(self.optimizer.weights)
+        torch._foreach_copy_(self.weights, self.sources)
         loss = self.backprop(tokens)
-        self.optimizer.gradient.copy_(self.written)
-        self.tokens.copy_(self.tokens_written)
+        torch._foreach_copy_(self.places, self.written)
         return loss
+
+
+def _detached(optimizer: AdamW) -> list[Tensor]:
+    return [weight.detach() for weight in optimizer.parameters]
 
 
 def gradient(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Execution) -> Gradient:
@@ -230,11 +244,10 @@ def _written_out(
     keeps_float32 = onednn_keeps_float32()
     if recipe.dtype == "bfloat16" and not keeps_float32:
         return Rounded(model, optimizer, micro_batch_size, logit_rows)
-    weights = [weight.detach() for weight in optimizer.parameters]
     backprop = Backprop(
         model.shape,
         micro_batch_size,
-        dict(zip(optimizer.names, weights, strict=True)),
+        dict(zip(optimizer.names, _detached(optimizer), strict=True)),
         dict(zip(optimizer.names, optimizer.gradients, strict=True)),
         logit_rows,
     )

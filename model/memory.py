@@ -107,8 +107,9 @@ def fit(
         for size in divisors(batch_size):
             rows = None if shards > 1 else logit_rows(shape, size, memory)
             needed = training_bytes(
-                shape, size, dtype, recompute=recompute, fused=fused, logit_rows=rows
-            ) - _elsewhere(shape, shards)
+                shape, size, dtype,
+                recompute=recompute, fused=fused, logit_rows=rows, in_parts=size < batch_size,
+            ) - _elsewhere(shape, shards)  # fmt: skip
             if needed <= USABLE * memory:
                 return Split(micro_batch_size=size, recompute=recompute, logit_rows=rows)
     raise TooLargeError(
@@ -157,14 +158,21 @@ def training_bytes(
     recompute: bool = False,
     fused: bool = False,
     logit_rows: int | None = None,
+    in_parts: bool = False,
 ) -> int:
-    """Bytes that training `shape` takes at most, `micro_batch_size` sequences at a time."""
+    """Bytes that training `shape` takes at most, `micro_batch_size` sequences at a time.
+
+    On a CPU, where attention is not `fused`, the gradient is written out: bfloat16 keeps weights
+    and gradient of that, too, and a batch `in_parts` the sum of its parts' gradients.
+    """
     rows = micro_batch_size * shape.context_length
     half = dtype != "float32"
     if isinstance(shape, CountedShape):  # a module of which no more is known than what it keeps
         logits = LOGIT * rows * shape.vocab_size
         return shape.params * (MASTER + 2) + micro_batch_size * shape.counts.kept + logits
-    weights = shape.params * MASTER + (2 * (shape.params_non_embedding) if half else 0)
+    weights = shape.params * MASTER
+    weights += ((2 if fused else 4) * shape.params_non_embedding) if half else 0
+    weights += 4 * shape.params if in_parts and not fused else 0
     a_block = rows * _block_bytes(shape, half=half, fused=fused)
     stream = 4 * rows * shape.d_model
     blocks = (stream if recompute else a_block) * shape.num_layers

@@ -74,13 +74,13 @@ class AdamW:
     def _settle(self, buffers: Sequence[Tensor]) -> None:
         """Take `buffers`, and make the model's weights views of the first."""
         self.weights, self.gradient, self.moment1, self.moment2 = buffers
-        for weight, view in zip(self.parameters, self.views(self.weights), strict=True):
+        for weight, view in zip(self.parameters, self._views(self.weights), strict=True):
             weight.data = view
-        self.gradients = self.views(self.gradient)
+        self.gradients = self._views(self.gradient)
         self._spans = self._divide()
 
-    def views(self, buffer: Tensor) -> list[Tensor]:
-        """`buffer` (weights,) cut into the shapes of the weights."""
+    def _views(self, buffer: Tensor) -> list[Tensor]:
+        """`buffer` cut into the shapes of the weights."""
         pieces = buffer.split([weight.numel() for weight in self.parameters])
         return [p.view(w.shape) for p, w in zip(pieces, self.parameters, strict=True)]
 
@@ -160,7 +160,7 @@ class Muon(AdamW):
     @override
     def _settle(self, buffers: Sequence[Tensor]) -> None:
         super()._settle(buffers)
-        views = (self.views(buffer) for buffer in buffers[:3])
+        views = (self._views(buffer) for buffer in buffers[:3])
         self._matrices: defaultdict[_Kind, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
         for name, kind, part, *whole in zip(
             self.names, self._kinds, self.shares, *views, strict=True

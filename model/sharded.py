@@ -145,6 +145,8 @@ class ShardedGradient:
             self.split.set_requires_gradient_sync(number == self.parts)
             with self.precision:
                 logits = self.model(part[:, :-1])
+            if logits.device.type != "cpu":
+                logits = logits.float()  # as in `model.gradient`
             mean = cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()) / self.parts
             mean.backward()
             loss += mean.detach()

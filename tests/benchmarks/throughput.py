@@ -3,10 +3,10 @@
 One is nanoGPT's way, one the course's architecture from torch's own modules. All train the same
 shape on the same tokens with one thread; blocks of steps alternate, and a ratio is the median over
 blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. Where the
-processor has units for bfloat16, ours is timed in that, too, and the faster counts, as in a sweep;
-`precision.py` has what it costs. The same then for a member of a stack of eight rates, in float32.
-`--device cuda` takes GPU sizes instead: see `on_device.py`. Prints tables on stderr, one line of
-JSON on stdout.
+processor has units for bfloat16, ours is timed in that, too, and the faster counts, as in a sweep
+of that one width; `precision.py` has what it costs. The same then for a member of a stack of eight
+rates, in float32. `--device cuda` takes GPU sizes instead: see `on_device.py`. Prints tables on
+stderr, one line of JSON on stdout.
 """
 
 import argparse
@@ -209,6 +209,7 @@ def single(seconds, peak):
             file=sys.stderr,
         )
         found[f"ratio_d{d_model}"] = round(float(over_plain), 3)
+        found[f"dtype_d{d_model}"] = dtypes[fastest - 2]
         found[f"course_d{d_model}"] = round(float(over_course), 3)
         found[f"mfu_d{d_model}"] = round(speed / peak, 4)
     return found

@@ -19,10 +19,10 @@ SHAPE = Shape(d_model=32, num_layers=2, num_heads=2, d_ff=128, vocab_size=64, co
 RECIPE = Recipe(learning_rate=0.02, batch_size=4)
 
 
-def way(shape=SHAPE, dtype="float32", **execution):
+def way(shape=SHAPE, dtype="float32", batch_size=4, **execution):
     torch.manual_seed(1)
     decoder = BasicsTransformerLM.from_shape(shape)
-    recipe = dataclasses.replace(RECIPE, dtype=dtype)
+    recipe = dataclasses.replace(RECIPE, dtype=dtype, batch_size=batch_size)
     optimizer = AdamW(decoder, recipe, shape)
     return gradient(decoder, optimizer, recipe, Execution(**execution)), optimizer
 
@@ -53,21 +53,27 @@ def test_products_are_never_rounded_unless_asked(units, width, dtype, monkeypatc
     assert isinstance(call, Rounded) == (units and dtype == "bfloat16")
 
 
-def test_products_in_bfloat16_leave_the_gradient_within_their_rounding(monkeypatch):
+@pytest.mark.parametrize(
+    "execution", [{}, {"micro_batch_size": 32}, {"logit_rows": 64}], ids=["whole", "parts", "head"]
+)
+def test_products_in_bfloat16_leave_the_gradient_within_their_rounding(execution, monkeypatch):
+    """Of 4,096 rows: what is a sum over rows must not be added up in bfloat16."""
     monkeypatch.setattr(model.gradient, "onednn_keeps_float32", lambda: False)
-    often = torch.zeros(4, 17, dtype=torch.long)  # a token whose row is a sum of many
+    often = torch.zeros(256, 17, dtype=torch.long)  # a token whose row is a sum of many
     often[:, ::5] = torch.arange(4)
-    for tokens in (torch.randint(0, 64, (4, 17)), often):
-        float32, bfloat16 = (stepped(dtype, tokens) for dtype in ("float32", "bfloat16"))
+    for tokens in (torch.randint(0, 64, (256, 17)), often):
+        float32, bfloat16 = (
+            stepped(dtype, tokens, **execution) for dtype in ("float32", "bfloat16")
+        )
         assert abs(bfloat16[0] - float32[0]) < 0.01 * float32[0]
         for name, expected in float32[1].items():
             error = (bfloat16[1][name] - expected).norm() / expected.norm()
             assert 0 < error < 0.02, (name, error)
 
 
-def stepped(dtype, tokens):
+def stepped(dtype, tokens, **execution):
     """Loss and gradients by name after the weights have moved."""
-    call, optimizer = way(dtype=dtype)
+    call, optimizer = way(dtype=dtype, batch_size=len(tokens), **execution)
     before = call(tokens)
     optimizer.weights += 0.1 * torch.randn(len(optimizer.weights))
     loss = call(tokens)
