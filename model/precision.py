@@ -1,4 +1,4 @@
-"""How a CPU multiplies float32 matrices: through MKL, or through oneDNN, which may round."""
+"""How a CPU computes in float32: products through MKL or oneDNN, which may round; tiny numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +19,20 @@ def onednn() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Take numbers too small to be normal floats for zero, in this thread.
+
+    A training at too high a rate makes them by the thousand, and each takes the processor many
+    times as long: a fifth of a stack's time (measured: tests/benchmarks/throughput.py, 2x64).
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def onednn_keeps_float32() -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.backprop import derived
+from model.precision import flushed
 from model.progress import Progress
 from model.stacked import StackedBackprop
 from model.train import Training
@@ -67,14 +68,15 @@ class Stack:
         gradient = self._gradient or self._gather(members)
         loading, begin = 0.0, time.perf_counter()
         due: list[int] = []
-        while not due:
-            before = time.perf_counter()
-            tokens = torch.stack([member.batch() for member in members])
-            loading += time.perf_counter() - before
-            losses = gradient(tokens)
-            for member, loss in zip(members, losses, strict=True):
-                member.move(loss)
-            due = [p for p, m in self.members.items() if m.step == stops[p] or m.lost()]
+        with flushed():
+            while not due:
+                before = time.perf_counter()
+                tokens = torch.stack([member.batch() for member in members])
+                loading += time.perf_counter() - before
+                losses = gradient(tokens)
+                for member, loss in zip(members, losses, strict=True):
+                    member.move(loss)
+                due = [p for p, m in self.members.items() if m.step == stops[p] or m.lost()]
         each = (time.perf_counter() - begin - loading) / len(members)
         for member in members:
             member.spend(each)

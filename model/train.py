@@ -20,6 +20,7 @@ from model.gradient import Gradient, gradient
 from model.optim import AdamW, optimizer
 from model.parallel import DataParallel, Group, check, randomness
 from model.parametrization import initialize
+from model.precision import flushed
 from model.progress import DIVERGED_LOSS, Progress
 from model.recipe import Recipe, rate
 from model.shape import Shape
@@ -238,7 +239,7 @@ class Training:
         self._prepare()
         loading = 0.0
         begin = self._clock()
-        with self._randomness() as source:
+        with self._randomness() as source, flushed():
             while self._step < stop and not self.lost():
                 before = time.perf_counter()
                 tokens = self.batch()

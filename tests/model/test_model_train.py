@@ -197,3 +197,16 @@ def test_a_batch_of_another_shape_is_named():
     run = training(batches=lambda step: batches(step)[:, :-1])
     with pytest.raises(ValueError, match=r"batches\(0\).*= \(4, 13\), got \(4, 12\)"):
         next(run.run())
+
+
+def test_numbers_too_small_to_be_normal_are_zero_in_its_steps_alone():
+    tiny, seen = torch.tensor([1e-40]), []
+
+    def batches(step):
+        seen.append(float(tiny * 1.0))
+        return np.zeros((RECIPE.batch_size, SHAPE.context_length + 1), np.int64)
+
+    reports = training(batches=batches).run()
+    next(reports)
+    assert set(seen[1:]) == {0.0}  # the first batch is looked at before it trains
+    assert float(tiny * 1.0) > 0
