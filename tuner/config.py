@@ -182,6 +182,15 @@ class Sweep(Section):
             )
             if searched
         ]
+        unused = (
+            ("pruning.chance", self.pruning.chance > 0, "are not pruned"),
+            ("resources.stack", self.resources.stack > 1, "are chosen one at a time"),
+        )
+        found += [
+            f"{name}: runs chosen by value {why}; remove it, or {key}"
+            for name, is_set, why in unused
+            if is_set
+        ]
         return found
 
     def _fork_faults(self) -> list[str]:

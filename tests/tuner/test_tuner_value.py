@@ -12,8 +12,9 @@ from tuner.backends.contract import FinalError
 from tuner.engine import Engine, Nothing
 from tuner.errors import ConfigError
 from tuner.ledger import Ledger
+from tuner.question import Question
 from tuner.search import Studies
-from tuner.value import _Known, told
+from tuner.value import OFFSETS, _Known, told
 
 LAW = {
     "learning_rate": 1.79, "rate_params": -0.713, "rate_tokens": 0.307, "curvature": 0.0125,
@@ -183,23 +184,23 @@ def test_the_next_run_is_the_one_worth_most_per_flop(targeted):
     chosen, found = value.next(rates, math.inf), value.fit(rates)
     before = found.error(value.target)
 
-    def worth(budget, size, rate):
-        question = chosen.asked(chosen.setting)
-        trial = space.trial(
-            sweep, type(question)(**{**vars(question), "budget": budget, "size": size}), 256
-        )
-        one = found.with_runs(
-            np.array([float(trial.shape.params_non_embedding)]),
-            np.array([float(trial.tokens)]),
-            np.array([rate]),
-        )
+    def trial_of(budget, size):
+        asked = vars(chosen.asked(chosen.setting)) | {"budget": budget, "size": size}
+        return space.trial(sweep, Question(**asked), 256)
+
+    def worth(trial, rate):
+        params, tokens = float(trial.shape.params_non_embedding), float(trial.tokens)
+        one = found.with_runs(np.array([params]), np.array([tokens]), np.array([rate]))
         return float((1 - (one.error(value.target) / before) ** 2).sum()) / trial.flops
 
-    best = worth(chosen.budget, chosen.size, chosen.setting.learning_rate)
+    best = worth(trial_of(chosen.budget, chosen.size), chosen.setting.learning_rate)
     for budget in sweep.budgets:
         n_opt = float(found.law.n_opt(budget))
         for size in space.window(sweep, budget, 256, n_opt):
-            assert worth(budget, size, 3e-3) <= best * 1.1
+            trial = trial_of(budget, size)
+            middle = found.best_rate(trial.shape.params_non_embedding, trial.tokens)
+            for rate in np.clip(middle * np.exp(OFFSETS), *rates):
+                assert worth(trial, rate) <= best * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,8 @@ def test_the_next_run_is_the_one_worth_most_per_flop(targeted):
             "search.batch_size: runs chosen by value differ in budget, size and rate alone",
         ),
         ({"search": {**TARGETED["search"], "seeds": 2}}, "search.seeds: runs chosen by value"),
+        ({"resources": {"stack": 3}}, "resources.stack: runs chosen by value are chosen one at"),
+        ({"pruning": {"chance": 0.1}}, "pruning.chance: runs chosen by value are not pruned"),
     ],
 )
 def test_what_does_not_go_with_value_is_told(targeted, change, said):
