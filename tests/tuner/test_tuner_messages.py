@@ -32,6 +32,7 @@ FAULTS = [
         },
         [
             "x.toml: search.batch_size: runs chosen by value differ in budget, size and rate alone; remove it, or target.interval",
+            "x.toml: resources.stack: runs chosen by value are chosen one at a time; remove it, or target.interval",
             'x.toml: training.batch_size: a trunk has one for all budgets, not (4, 8); give one number, or write training.schedule = "wsd"',
             'x.toml: search.batch_size: a trunk has one for all budgets, not (4, 8); remove it, or write training.schedule = "wsd"',
             'x.toml: target.interval: 0.15 is reached run by run, not by trunks; remove it, or write training.schedule = "wsd"',
