@@ -162,17 +162,19 @@ def training_bytes(
 ) -> int:
     """Bytes that training `shape` takes at most, `micro_batch_size` sequences at a time.
 
-    On a CPU, where attention is not `fused`, the gradient is written out: bfloat16 keeps weights
-    and gradient of that, too, and a batch `in_parts` the sum of its parts' gradients.
+    On a CPU, where attention is not `fused`, the gradient is written out unless blocks are computed
+    twice: bfloat16 keeps weights and gradient of that, too, and a batch `in_parts` the sum of its
+    parts' gradients.
     """
+    written_out = not (fused or recompute)
     rows = micro_batch_size * shape.context_length
     half = dtype != "float32"
     if isinstance(shape, CountedShape):  # a module of which no more is known than what it keeps
         logits = LOGIT * rows * shape.vocab_size
         return shape.params * (MASTER + 2) + micro_batch_size * shape.counts.kept + logits
     weights = shape.params * MASTER
-    weights += ((2 if fused else 4) * shape.params_non_embedding) if half else 0
-    weights += 4 * shape.params if in_parts and not fused else 0
+    weights += ((4 if written_out else 2) * shape.params_non_embedding) if half else 0
+    weights += 4 * shape.params if in_parts and written_out else 0
     a_block = rows * _block_bytes(shape, half=half, fused=fused)
     stream = 4 * rows * shape.d_model
     blocks = (stream if recompute else a_block) * shape.num_layers

@@ -360,7 +360,7 @@ def test_a_retry_at_a_smaller_micro_batch_gives_the_same_row(training_job):
 
 def test_a_batch_is_cut_to_the_memory_of_a_slot(training_job):
     trial = trial_of(training_job)
-    cut = Slot(memory=training_bytes(trial.shape, 2) / USABLE)
+    cut = Slot(memory=training_bytes(trial.shape, 2, in_parts=True) / USABLE)
     assert contract.start(replace(training_job, slot=cut), trial).micro_batch_size == 2
     with pytest.raises(AttemptError, match="1x16: one sequence takes"):
         contract.start(replace(training_job, slot=Slot(memory=1e4)), trial)
