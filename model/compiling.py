@@ -14,11 +14,14 @@ from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from typing_extensions import override
 
 from model.headloss import Part, of_part
 from model.transformer import BasicsTransformerLM
 
 BACKEND = "inductor"
+WITHIN = "model."
 FAILURES = (RuntimeError, OSError)
 """What a compiler that is missing or broken ends in; torch wraps most causes in the first."""
 
@@ -26,9 +29,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Call = Callable[[nn.Module, Tensor], Tensor]
+Trunks = Callable[["Trunk", dict[str, Tensor], Tensor], Tensor]
 Gradient = Callable[[Tensor], Tensor]
 """Tokens (batch_size, context_length + 1) to their mean loss, nat/token; the gradient is left in
-the optimizer's buffer."""
+the optimizer's buffer. Of a stack, (members, …) to (members,)."""
 
 
 def complaint(device: str) -> str:
@@ -62,6 +66,29 @@ def trunk(model: nn.Module, tokens: Tensor) -> Tensor:
     return model.trunk(tokens)
 
 
+class Trunk(nn.Module):
+    """`trunk` as a module, its weights' names behind `WITHIN`."""
+
+    def __init__(self, model: BasicsTransformerLM) -> None:
+        super().__init__()
+        self.model = model
+
+    @override
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (batch, time) to (batch, time, d_model)."""
+        return self.model.trunk(tokens)
+
+
+def trunks(one: Trunk, weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """Several trunks like `one`, with `weights` (members, …): tokens (members, batch, time) to
+    (members, batch, time, d_model)."""
+
+    def member(own: dict[str, Tensor], some: Tensor) -> Tensor:
+        return functional_call(one, own, (some,))
+
+    return vmap(member)(weights, tokens)
+
+
 def whole(model: nn.Module, tokens: Tensor) -> Tensor:
     """Any module from tokens to logits."""
     return model(tokens)
@@ -77,6 +104,12 @@ def compiled_trunk(key: Hashable) -> Call:
 def compiled_whole(key: Hashable) -> Call:
     """`whole`, compiled for models that share `key`."""
     return _compiled(whole, key)
+
+
+@cache
+def compiled_trunks(key: Hashable) -> Trunks:
+    """`trunks`, compiled for models that share `key`."""
+    return _compiled(trunks, key)
 
 
 @cache

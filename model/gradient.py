@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -51,17 +52,17 @@ class Autograd:
         self.dtype = dtype
         kind = torch.device(execution.device).type
         self.precision = torch.autocast(kind, dtype, enabled=dtype != torch.float32)
-        self.explicit = execution.attention == "explicit"
+        self.execution = execution
         self.micro_batch_size = micro_batch_size
+        learned = [weight.requires_grad for weight in optimizer.parameters]
+        self.leaves = list(compress(optimizer.parameters, learned))
+        self.places = list(compress(optimizer.gradients, learned))
         self.call = self._call(execution)
-        for weight, place in zip(optimizer.parameters, optimizer.gradients, strict=True):
-            weight.grad = place  # so that torch adds up where the optimizer reads
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See `Gradient`."""
-        self.optimizer.gradient.zero_()
         parts = tokens.split(self.micro_batch_size)
-        losses = [self._add(part, 1 / len(parts)) for part in parts]
+        losses = [self._add(part, 1 / len(parts), first=part is parts[0]) for part in parts]
         return torch.stack(losses).sum()
 
     def _call(self, execution: Execution) -> Call:
@@ -71,18 +72,27 @@ class Autograd:
             return compiled_whole((type(self.model), sizes, self.dtype, self.micro_batch_size))
         return whole
 
-    def _add(self, tokens: Tensor, share: float) -> Tensor:
-        """Add a part's gradient; its share of the loss."""
-        with self.precision, self._attention():
-            logits = self.call(self.model, tokens[:, :-1])
-        if logits.device.type != "cpu":
-            logits = logits.float()  # a bfloat16 log-softmax resolves .06 nat of a loss of 10
-        loss = share * cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        loss.backward()
+    def _add(self, tokens: Tensor, share: float, *, first: bool) -> Tensor:
+        """Write the `first` part's gradient, or add another's; its share of the loss."""
+        with attention(self.execution):  # on the way back, too: blocks may be computed again
+            with self.precision:
+                logits = self.call(self.model, tokens[:, :-1])
+            if logits.device.type != "cpu":
+                logits = logits.float()  # a bfloat16 log-softmax resolves .06 nat of a loss of 10
+            loss = share * cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+            found = torch.autograd.grad(loss, self.leaves, materialize_grads=True)
+        self._write(found, first=first)
         return loss.detach()
 
-    def _attention(self) -> AbstractContextManager[object]:
-        return sdpa_kernel(SDPBackend.MATH) if self.explicit else nullcontext()
+    def _write(self, found: tuple[Tensor, ...], *, first: bool) -> None:
+        """Put gradients of the leaves, the `first` or further ones, where the optimizer reads."""
+        # Left to torch, to be added up as `weight.grad`, they would all be read and written again.
+        (torch._foreach_copy_ if first else torch._foreach_add_)(self.places, found)
+
+
+def attention(execution: Execution) -> AbstractContextManager[object]:
+    """Within it attention is computed as `execution` says."""
+    return sdpa_kernel(SDPBackend.MATH) if execution.attention == "explicit" else nullcontext()
 
 
 class HeadApart(Autograd):
@@ -93,6 +103,11 @@ class HeadApart(Autograd):
         model = self.model
         assert isinstance(model, BasicsTransformerLM)
         self.head = model.lm_head.weight
+        self.tied = model.shape.tied_head
+        place = next(i for i, leaf in enumerate(self.leaves) if leaf is self.head)
+        self.head_place = self.places[place]
+        if not self.tied:
+            del self.leaves[place], self.places[place]
         self.rows = execution.logit_rows or self.micro_batch_size * model.shape.context_length
         self.part = of_part
         if not execution.compiled:
@@ -103,20 +118,23 @@ class HeadApart(Autograd):
         return compiled_trunk(key)
 
     @override
-    def _add(self, tokens: Tensor, share: float) -> Tensor:
-        with self.precision, self._attention():
-            h = self.call(self.model, tokens[:, :-1]).flatten(0, 1)
-        assert self.head.grad is not None
-        loss, slope = head_loss(
-            h.detach().to(self.dtype),
-            self.head.detach(),
-            tokens[:, 1:].flatten(),
-            self.head.grad,
-            scale=share / len(h),
-            rows=self.rows,
-            part=self.part,
-        )
-        h.backward(slope.to(h.dtype))
+    def _add(self, tokens: Tensor, share: float, *, first: bool) -> Tensor:
+        if first:
+            (self.optimizer.gradient if self.tied else self.head_place).zero_()
+        with attention(self.execution):
+            with self.precision:
+                h = self.call(self.model, tokens[:, :-1]).flatten(0, 1)
+            loss, slope = head_loss(
+                h.detach().to(self.dtype),
+                self.head.detach(),
+                tokens[:, 1:].flatten(),
+                self.head_place,
+                scale=share / len(h),
+                rows=self.rows,
+                part=self.part,
+            )
+            found = torch.autograd.grad(h, self.leaves, slope.to(h.dtype), materialize_grads=True)
+        self._write(found, first=first and not self.tied)
         return loss
 
 

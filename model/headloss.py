@@ -26,20 +26,23 @@ def head_loss(
 ) -> tuple[Tensor, Tensor]:
     """`scale` times the summed loss of all rows, float32, and its gradient by `h`.
 
+    Several heads, each with rows of its own, have one axis more in front; so do their losses.
+
     Args:
-        h: (all rows, d_model), in the dtype of the products.
-        weight: of the head, (vocab_size, d_model).
-        targets: (all rows,).
-        gradient: (vocab_size, d_model), float32: the head's is added to it.
+        h: (…, all rows, d_model), in the dtype of the products.
+        weight: of the head, (…, vocab_size, d_model).
+        targets: (…, all rows).
+        gradient: (…, vocab_size, d_model), float32: the head's is added to it.
         scale: what a row's loss counts.
         rows: at once.
         part: `of_part`, or the same compiled.
     """
     call = part or of_part
     weight = weight.to(h.dtype)
-    loss = torch.zeros((), device=h.device)
+    loss = torch.zeros(h.shape[:-2], device=h.device)
     slopes = torch.empty_like(h)
-    pieces = zip(h.split(rows), targets.split(rows), slopes.split(rows), strict=True)
+    cut = h.split(rows, -2), targets.split(rows, -1), slopes.split(rows, -2)
+    pieces = zip(*cut, strict=True)
     for some, wanted, slope in pieces:
         lost, dh, dweight = call(some, weight, wanted, scale)
         loss += lost
@@ -52,9 +55,9 @@ def of_part(
     h: Tensor, weight: Tensor, targets: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of a part of the rows, its gradient by `h` and by `weight`; softmax in float32."""
-    log_chances = (h @ weight.t()).float().log_softmax(dim=-1)
-    index = targets[:, None]
-    loss = log_chances.gather(1, index).sum() * -scale
+    log_chances = (h @ weight.mT).float().log_softmax(dim=-1)
+    index = targets[..., None]
+    loss = log_chances.gather(-1, index).sum((-2, -1)) * -scale
     slope = log_chances.exp_()
-    slope = slope.scatter_add_(1, index, slope.new_full(index.shape, -1.0)).mul_(scale).to(h.dtype)
-    return loss, slope @ weight, slope.t() @ h
+    slope = slope.scatter_add_(-1, index, slope.new_full(index.shape, -1.0)).mul_(scale).to(h.dtype)
+    return loss, slope @ weight, slope.mT @ h

@@ -64,12 +64,12 @@ class AdamW:
         self.clock = torch.zeros((), device=weights.device)
         self._settle((weights, *torch.zeros(3, len(weights)).to(weights)))
 
-    def move(self, buffers: Tensor) -> None:
-        """Go on in other `buffers` (4, weights): weights, gradient, first and second moments."""
+    def move(self, buffers: Sequence[Tensor]) -> None:
+        """Go on in other `buffers` (weights,): weights, gradient, first and second moments."""
         here = (self.weights, self.gradient, self.moment1, self.moment2)
         for buffer, before in zip(buffers, here, strict=True):
             buffer.copy_(before)
-        self._settle(buffers.unbind())
+        self._settle(buffers)
 
     def _settle(self, buffers: Sequence[Tensor]) -> None:
         """Take `buffers`, and make the model's weights views of the first."""

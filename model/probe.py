@@ -8,20 +8,23 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import product
 
 import numpy as np
 import torch
 from torch import nn
 
+from model import payoff
 from model.backprop import derived
 from model.execution import Execution
 from model.gradient import Gradient, gradient
-from model.memory import TooLargeError, fit
+from model.memory import Split, TooLargeError, fit
 from model.optim import AdamW
+from model.peak import peak_flops
 from model.precision import onednn_keeps_float32
 from model.recipe import Recipe
-from model.shape import Shape
+from model.shape import CountedShape, Shape
 from model.speed import Attention, Dtype, Speed
 from model.transformer import BasicsTransformerLM
 
@@ -182,7 +185,8 @@ def _training(
 ) -> tuple[Gradient, AdamW, torch.Tensor]:
     """The gradient of a model of `shape`, its optimizer, and a batch of random tokens."""
     dtype, attention, _ = way
-    split = fit(shape, batch_size, memory, dtype, fused=device != "cpu")
+    gpu = device != "cpu"
+    split = fit(shape, batch_size, memory, dtype, fused=gpu)
     model = _built(build, shape).to(device)
     recipe = Recipe(learning_rate=1e-4, batch_size=batch_size, dtype=dtype)
     execution = Execution(
@@ -190,12 +194,25 @@ def _training(
         attention=attention,
         micro_batch_size=split.micro_batch_size,
         recompute=split.recompute,
+        captured=gpu and _captured(shape, batch_size, split, payoff.gpu(_peak(dtype, device))),
     )
     optimizer = AdamW(model, recipe, shape)
     size = (batch_size, shape.context_length + 1)
     tokens = np.random.default_rng(1).integers(0, shape.vocab_size, size)
     call = gradient(model, optimizer, recipe, execution)
     return call, optimizer, torch.from_numpy(tokens).to(device)
+
+
+@cache
+def _peak(dtype: Dtype, device: str) -> float:
+    return peak_flops(dtype, device)
+
+
+def _captured(shape: Shape, batch_size: int, split: Split, device: payoff.Device) -> bool:
+    """Whether a trial would be: what starting kernels costs must not be taken for computing."""
+    own = isinstance(shape, CountedShape)
+    parts = batch_size // split.micro_batch_size
+    return not own and payoff.capturing_pays(shape, batch_size, parts, device)
 
 
 def _fastest(

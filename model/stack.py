@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from model.backprop import derived
+from model.compiling import Gradient
 from model.precision import flushed
 from model.progress import Progress
 from model.stacked import StackedBackprop
+from model.stacked_autograd import stacked_gradient
 from model.train import Training
+from model.transformer import BasicsTransformerLM
 
 
 class Stack:
     """Trainings that advance together.
 
     Args:
-        members: of one shape and batch size, plain decoders in float32 on a CPU, without dropout,
-            each batch in one part. They may stand at any step, and have any number of steps.
+        members: of one shape and batch size, each batch in one part, without dropout: on a CPU
+            plain decoders in float32, on a GPU shipped ones without `qk_norm` that are computed in
+            one way. They may stand at any step, and have any number of steps.
 
     Raises:
         ValueError: `stackable` says no.
@@ -31,12 +35,12 @@ class Stack:
     def __init__(self, members: Sequence[Training]) -> None:
         if not stackable(members):
             raise ValueError(
-                "members must be plain decoders in float32 on a CPU, of one shape, batch size and "
-                "parametrization, each batch in one part"
+                "members must be decoders of one shape, batch size and parametrization without "
+                "dropout, each batch in one part; on a CPU plain ones in float32"
             )
         self.members: dict[int, Training] = dict(enumerate(members))
         """Those that train on, by their place in the sequence given."""
-        self._gradient: StackedBackprop | None = None
+        self._gradient: Gradient | None = None
 
     def run(self) -> Iterator[dict[int, Progress]]:
         """Train, yielding what members report as they reach it, by their place.
@@ -65,33 +69,51 @@ class Stack:
         """Step until members have come to a report, or to a loss that is no number: which."""
         members = list(self.members.values())
         stops = {place: member.next_report for place, member in self.members.items()}
-        gradient = self._gradient or self._gather(members)
-        loading, begin = 0.0, time.perf_counter()
+        gradient = self._gradient or self._prepare(members)
+        loading, begin = 0.0, members[0].clock()
         due: list[int] = []
         with flushed():
             while not due:
                 before = time.perf_counter()
-                tokens = torch.stack([member.batch() for member in members])
+                tokens = _tokens(members)
                 loading += time.perf_counter() - before
                 losses = gradient(tokens)
                 for member, loss in zip(members, losses, strict=True):
                     member.move(loss)
                 due = [p for p, m in self.members.items() if m.step == stops[p] or m.lost()]
-        each = (time.perf_counter() - begin - loading) / len(members)
+        # As in `Training`: a GPU trains on while the next batch is loaded.
+        waited = loading if members[0].device.type == "cpu" else 0.0
+        each = (members[0].clock() - begin - waited) / len(members)
         for member in members:
             member.spend(each)
         return due
 
-    def _gather(self, members: Sequence[Training]) -> StackedBackprop:
-        """Weights, gradients and moments of all members in one buffer, and what reads it."""
-        optimizers = [member.optimizer for member in members]
-        buffers = torch.empty(4, len(members), len(optimizers[0].weights))
-        for optimizer, place in zip(optimizers, buffers.unbind(1), strict=True):
-            optimizer.move(place)
-        first = members[0]
+    def _prepare(self, members: Sequence[Training]) -> Gradient:
+        """Gather; compile and capture before the clock runs, by a gradient that moves nothing."""
+        begin = members[0].clock()
+        self._gradient = gradient = self._gather(members)
+        execution = members[0].execution
+        if execution.compiled or execution.captured:
+            gradient(_tokens(members))
+            each = (members[0].clock() - begin) / len(members)
+            for member in members:
+                member.preparing_seconds += each
+        return gradient
+
+    def _gather(self, members: Sequence[Training]) -> Gradient:
+        """Weights, gradients and moments of all members in a buffer each, and what reads them."""
+        optimizers, first = [member.optimizer for member in members], members[0]
+        like = optimizers[0].weights
+        # Apart: autograd would take a gradient that is written for a weight that was changed.
+        buffers = [torch.empty(len(members), len(like), device=like.device) for _ in range(4)]
+        for optimizer, *places in zip(optimizers, *buffers, strict=True):
+            optimizer.move(places)
         weights, gradients = (self._named(first, buffer) for buffer in buffers[:2])
-        self._gradient = StackedBackprop(first.shape, first.recipe.batch_size, weights, gradients)
-        return self._gradient
+        if _written_out(first):
+            return StackedBackprop(first.shape, first.recipe.batch_size, weights, gradients)
+        assert isinstance(first.model, BasicsTransformerLM)
+        dtype = getattr(torch, first.recipe.dtype)
+        return stacked_gradient(first.model, weights, gradients, dtype, first.execution)
 
     @staticmethod
     def _named(first: Training, buffer: Tensor) -> Mapping[str, Tensor]:
@@ -106,12 +128,29 @@ class Stack:
 
 def stackable(members: Sequence[Training]) -> bool:
     """Whether `Stack` can train `members`."""
-    alike = {(m.shape, m.recipe.batch_size, tuple(m.optimizer.names)) for m in members}
-    plain = all(
-        derived(m.model, m.device)
-        and m.recipe.dtype == "float32"
-        and m.parts == 1
-        and not (m.execution.recompute or m.execution.logit_rows or m.execution.compiled)
+    alike = {
+        (m.shape, m.recipe.batch_size, m.recipe.dtype, m.execution, tuple(m.optimizer.names))
         for m in members
-    )
-    return len(alike) == 1 and plain
+    }
+    return len(alike) == 1 and all(m.parts == 1 and _takes(m) for m in members)
+
+
+def _takes(member: Training) -> bool:
+    """Whether a stack computes such a model in such a way."""
+    model, way = member.model, member.execution
+    if member.device.type == "cpu":
+        simple = not (way.recompute or way.logit_rows or way.compiled)
+        return _written_out(member) and simple and member.recipe.dtype == "float32"
+    if type(model) is not BasicsTransformerLM or model.attn_pdrop or model.residual_pdrop:
+        return False
+    # Mapped over members, autocast no longer hands its norms of queries and keys float32.
+    return not (model.shape.qk_norm or way.recompute or member.group)
+
+
+def _written_out(member: Training) -> bool:
+    return derived(member.model, member.device)
+
+
+def _tokens(members: Sequence[Training]) -> Tensor:
+    """Each member's next batch, (members, batch, context_length + 1)."""
+    return torch.stack([member.batch() for member in members])

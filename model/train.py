@@ -238,7 +238,7 @@ class Training:
         self.begin()
         self._prepare()
         loading = 0.0
-        begin = self._clock()
+        begin = self.clock()
         with self._randomness() as source, flushed():
             while self._step < stop and not self.lost():
                 before = time.perf_counter()
@@ -247,22 +247,22 @@ class Training:
                 self.move(self._gradient(tokens))
             self._random = source.get_rng_state()
         # A GPU trains on while the next batch is loaded: only what it waits for is in the way.
-        self.spend(self._clock() - begin - (loading if self.device.type == "cpu" else 0.0))
+        self.spend(self.clock() - begin - (loading if self.device.type == "cpu" else 0.0))
 
     def _prepare(self) -> None:
         """Compile and capture before the clock runs, by a gradient that moves nothing."""
         if self._prepared:
             return
-        begin = self._clock()
+        begin = self.clock()
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         with self._randomness():
             self._gradient(self.batch())
         for buffer, before in buffers:
             buffer.copy_(before)
         self._prepared = True
-        self.preparing_seconds = self._clock() - begin
+        self.preparing_seconds = self.clock() - begin
 
-    def _clock(self) -> float:
+    def clock(self) -> float:
         """Seconds, once the device has done all it was told."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

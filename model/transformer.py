@@ -59,7 +59,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        return q, k, v
+        return q.to(v.dtype), k.to(v.dtype), v
 
 
 class GeluFeedForward(nn.Module):

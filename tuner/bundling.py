@@ -37,7 +37,8 @@ def room(engine: Engine, trial: Trial, slot: Slot) -> int:
     halved = engine.ledger.record(trial.key).micro_batch_size is not None
     if halved or not kernels(sweep, trial, slot).stacked:
         return 1
-    each = training_bytes(trial.shape, trial.batch_size, slot.speed.dtype, fused=False)
+    fused = sweep.resources.gpus_per_trial > 0
+    each = training_bytes(trial.shape, trial.batch_size, slot.speed.dtype, fused=fused)
     return max(1, int(min(most, USABLE * slot.memory / each)))
 
 

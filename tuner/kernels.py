@@ -41,27 +41,32 @@ def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:
         split = slot.split(shape, trial.batch_size, sweep.resources)
     except TooLargeError:
         return Kernels()
+    stacked = _stacked(sweep, trial, slot, split)
     plain = shape.plain and not sweep.training.dropout and not split.recompute
     if split.sharded or (cpu and plain):
-        return Kernels(stacked=plain and _stacked(sweep, trial, slot, split))
+        return Kernels(stacked=plain and stacked)
     device = payoff.cpu(slot.speed.threads) if cpu else payoff.gpu(min(slot.peaks.values()))
     share = trial.batch_size // split.devices
     asked = shape, share, _parts(share, split)
     return Kernels(
         compiled=slot.speed.compiles and payoff.compiling_pays(*asked, trial.steps, device),
         captured=not cpu and payoff.capturing_pays(*asked, device),
+        stacked=stacked and not cpu,
     )
 
 
 def _stacked(sweep: Sweep, trial: "Trial", slot: Slot, split: Split) -> bool:
-    """Whether `model.stack` takes a plain trial on a CPU, and is to.
-
-    One thread: with several, the products of one are shared out otherwise than those of many.
-    """
-    whole = split.micro_batch_size >= trial.batch_size and split.logit_rows is None
-    alone = split.devices == slot.speed.threads == 1
-    wanted = sweep.resources.stack > 1 and payoff.stacking_pays(trial.shape)
-    return wanted and whole and alone and slot.speed.dtype == "float32"
+    """Whether `model.stack` takes a trial, on a CPU a plain one, and is to."""
+    shape, whole = trial.shape, split.micro_batch_size >= trial.batch_size
+    if sweep.resources.stack == 1 or not whole or split.devices > 1:
+        return False
+    if sweep.resources.gpus_per_trial:
+        taken = not (sweep.training.dropout or split.recompute or shape.qk_norm)
+        device = payoff.gpu(min(slot.peaks.values()))
+        return taken and payoff.stacking_pays_on_gpu(shape, trial.batch_size, device)
+    # One thread: with several, the products of one are shared out otherwise than those of many.
+    alike = slot.speed.threads == 1 and slot.speed.dtype == "float32" and split.logit_rows is None
+    return alike and payoff.stacking_pays(shape)
 
 
 def _parts(share: int, split: Split) -> int:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from model.devices import DEVICES
 from model.memory import TooLargeError, training_bytes
 from model.payoff import STACKED_WIDTH
+from model.speed import Speed
 from tuner import space
 from tuner.chains import quota, trunk
 from tuner.config import Sweep
@@ -346,12 +348,25 @@ def _unstacked(sweep: Sweep, stages: tuple[BudgetPlan, ...], vocab_size: int) ->
         size: space.largest(sweep, Cell(budget=budget, size=size, number=0, seed=0), vocab_size)
         for budget, size in asked
     }
+    gpu, name = sweep.resources.gpus_per_trial > 0, sweep.resources.device
+    if gpu and name is None:
+        return []  # hangs on its peak
+    slot = Slot(speed=Speed(dtype=dtype(sweep)), peaks=_peaks(sweep))
     alone = [
         f"{layers}x{width}"
         for (layers, width), some in trials.items()
-        if not any(kernels(sweep, trial, Slot()).stacked for trial in some)
+        if not any(kernels(sweep, trial, slot).stacked for trial in some)
     ]
-    return alone and [
-        f"resources.stack: {', '.join(alone)} train one a process; stacks are for plain decoders "
-        f"up to width {STACKED_WIDTH}, in float32 on one thread of a CPU"
-    ]
+    taken = (
+        "decoders without dropout or qk_norm whose kernels take longer to start than to compute"
+        if gpu
+        else f"plain decoders up to width {STACKED_WIDTH}, in float32 on one thread of a CPU"
+    )
+    told = f"resources.stack: {', '.join(alone)} train one a process; stacks are for {taken}"
+    return [told] if alone else []
+
+
+def _peaks(sweep: Sweep) -> dict[str, float]:
+    """FLOP/s of the GPU that the sweep names, if it does."""
+    name = sweep.resources.device
+    return {} if name is None else {name: DEVICES[name].peak(dtype(sweep))}

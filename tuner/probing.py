@@ -109,8 +109,8 @@ def _trials_per_gpu(sweep: Sweep, shapes: Sequence[Shape], memory: float, speed:
     resources = sweep.resources
     if resources.trials_per_gpu != "auto":
         return resources.trials_per_gpu
-    if resources.gpus_per_trial != 1 or resources.devices != 1:
-        return 1
+    if resources.gpus_per_trial != 1 or resources.devices != 1 or resources.stack > 1:
+        return 1  # a stack fills what would be shared
     batch_size = _batch_size(sweep)
     needed = training_bytes(shapes[-1], _batch_size(sweep, max), speed.dtype, fused=True)
 

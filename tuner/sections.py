@@ -232,7 +232,8 @@ class Resources(Section):
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     trials_per_gpu: Literal["auto"] | Count = "auto"
     """Trials that share the GPU of `gpus_per_trial = 1`; `auto` measures before the first trial
-    whether several together are faster, as far as each holds its whole batch."""
+    whether several together are faster, as far as each holds its whole batch; one, where `stack`
+    fills it."""
     devices: Count | Literal["auto"] = 1
     """Workers that train one trial together, each with the cores and GPUs above and an equal share
     of every batch; `auto`: one, or where a shape does not fit as few as its weights do, split."""

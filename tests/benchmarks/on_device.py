@@ -5,6 +5,9 @@ read once the device has done it. The plain loop is nanoGPT's: `torch.compile`, 
 AdamW, pinned batches. Ours is what a trial of 20 tokens a weight would do: `model.memory` and
 `model.payoff` decide. Compilation is in neither's time. Where there is no GPU the very same code
 runs on the CPU in sizes that it can bear, and says so.
+
+On a GPU then small sizes, in tokens/s of all trials together: nanoGPT's loop in float32 without
+compiling, ours alone, eight rates as one stack, and processes that share the GPU.
 """
 
 import statistics
@@ -26,8 +29,18 @@ from model.execution import Execution
 from model.peak import peak_flops
 from model.recipe import Recipe
 from model.shape import Shape
+from model.speed import Speed
+from model.stack import Stack
 from model.train import Training
+from model.transformer import BasicsTransformerLM
+from tuner import together
+from tuner.together import Load
 
+STACKED = {128: (4, 16, 256), 256: (4, 16, 256), 512: (4, 16, 256)}
+"""Layers, sequences a step, vocabulary by width, at a context of 256."""
+MEMBERS = 8
+SHARING = (2, 4, 8)
+"""Processes on one GPU."""
 TOKENS_A_WEIGHT = 20  # Hoffmann et al., arXiv 2203.15556
 BLOCKS = 6
 
@@ -72,10 +85,10 @@ SMALL = Mode(
 class PlainLoop:
     """nanoGPT's training loop."""
 
-    def __init__(self, shape, batches, device, dtype):
+    def __init__(self, shape, batches, device, dtype, *, compiled=True):
         self.batches, self.device = batches, device
         self.model = Plain(shape).to(device)
-        self.compiled = not complaint(device.type)
+        self.compiled = compiled and not complaint(device.type)
         if self.compiled:
             self.model.compile()
         half = dtype != "float32"
@@ -107,29 +120,50 @@ class PlainLoop:
         return clock(self.device) - begin
 
 
+def training(shape, batches, sequences, dtype, block, execution, rate=1e-4):
+    """A trial of ours that reports after every block of steps."""
+    steps = 1 + block * BLOCKS
+    return Training(
+        shape=shape,
+        recipe=Recipe(learning_rate=rate, batch_size=sequences, dtype=dtype),
+        steps=steps,
+        report_at=range(1, steps + 1, block),
+        batches=batches,
+        held_out=[batches(0)[:2]],
+        seed=1,
+        flops_per_step=shape.flops_per_step(sequences),
+        execution=execution,
+    )
+
+
 class OurLoop:
     """`Training` as a trial would run it, reporting after every block of steps."""
 
     def __init__(self, shape, batches, sequences, device, dtype, block):
-        execution = chosen(shape, sequences, device, dtype)
-        self.execution, self.sequences = execution, sequences
-        steps = 1 + block * BLOCKS
-        self.training = Training(
-            shape=shape,
-            recipe=Recipe(learning_rate=1e-4, batch_size=sequences, dtype=dtype),
-            steps=steps,
-            report_at=range(1, steps + 1, block),
-            batches=batches,
-            held_out=[batches(0)[:2]],
-            seed=1,
-            flops_per_step=shape.flops_per_step(sequences),
-            execution=execution,
-        )
+        self.execution = chosen(shape, sequences, device, dtype)
+        self.training = training(shape, batches, sequences, dtype, block, self.execution)
         self.reports, self.spent = self.training.run(), 0.0
         self.seconds()
 
     def seconds(self):
         before, self.spent = self.spent, next(self.reports).seconds
+        return self.spent - before
+
+
+class StackedLoop:
+    """`MEMBERS` rates as one `Stack`, each as it would be computed alone: seconds of one."""
+
+    def __init__(self, shape, batches, sequences, device, dtype, block):
+        way = chosen(shape, sequences, device, dtype)
+        members = [
+            training(shape, batches, sequences, dtype, block, way, rate=1e-4 * 2**k)
+            for k in range(MEMBERS)
+        ]
+        self.reports, self.spent = Stack(members).run(), 0.0
+        self.seconds()
+
+    def seconds(self):
+        before, self.spent = self.spent, next(self.reports)[0].seconds
         return self.spent - before
 
 
@@ -174,6 +208,19 @@ def taken(device):
     return round(most, 2)
 
 
+def random_batches(shape, sequences):
+    """Step to tokens (sequences, context_length + 1), drawn from a corpus of noise."""
+    corpus = np.random.default_rng(1).integers(0, shape.vocab_size, 2**20)
+
+    def batches(step):
+        starts = np.random.default_rng([1, step]).integers(
+            0, 2**20 - shape.context_length, sequences
+        )
+        return corpus[starts[:, None] + np.arange(shape.context_length + 1)]
+
+    return batches
+
+
 def measure(mode, size, device, seconds):
     """Figures of one size."""
     num_layers, d_model, sequences = mode.sizes[size]
@@ -185,14 +232,7 @@ def measure(mode, size, device, seconds):
         vocab_size=mode.vocab_size,
         context_length=mode.context_length,
     )
-    corpus = np.random.default_rng(1).integers(0, mode.vocab_size, 2**20)
-
-    def batches(step):
-        starts = np.random.default_rng([1, step]).integers(
-            0, 2**20 - mode.context_length, sequences
-        )
-        return corpus[starts[:, None] + np.arange(mode.context_length + 1)]
-
+    batches = random_batches(shape, sequences)
     taken(device)
     plain = PlainLoop(shape, batches, device, mode.dtype)
     block = max(1, round(seconds / 2 / BLOCKS / (plain.seconds(2) / 2)))
@@ -218,6 +258,59 @@ def measure(mode, size, device, seconds):
     }
 
 
+def measure_stacked(d_model, device, seconds):
+    """Tokens/s of all trials together at one width, by how they are trained."""
+    num_layers, sequences, vocab_size = STACKED[d_model]
+    shape = Shape(
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=d_model // FULL.head_size,
+        d_ff=4 * d_model,
+        vocab_size=vocab_size,
+        context_length=256,
+    )
+    batches = random_batches(shape, sequences)
+    plain = PlainLoop(shape, batches, device, "float32", compiled=False)
+    block = max(1, round(seconds / 3 / BLOCKS / (plain.seconds(10) / 10)))
+    asked = shape, batches, sequences, device, "bfloat16"
+    alone, stack = OurLoop(*asked, block), StackedLoop(*asked, block)
+    rounds = [(plain.seconds(block), alone.seconds(), stack.seconds()) for _ in range(BLOCKS)]
+    tokens = sequences * shape.context_length
+    found = [tokens * block / statistics.median(times) for times in zip(*rounds, strict=True)]
+    del plain, alone, stack
+    torch.cuda.empty_cache()
+    load = Load(
+        build=BasicsTransformerLM.from_shape,
+        shapes=[shape],
+        batch_size=sequences,
+        device=str(device),
+        speed=Speed(dtype="bfloat16"),
+        memory=memory_bytes(str(device)) / max(SHARING),
+    )
+    for count in SHARING:
+        (rate,) = together.rates(load, count, seconds / 3)
+        found.append(rate / shape.flops_per_token())
+    names = ("plain", "alone", "stacked", *(f"shared_{count}" for count in SHARING))
+    return dict(zip(names, map(round, found), strict=True))
+
+
+def stacked(device, seconds):
+    """Figures of every width as a stack and as processes that share the GPU."""
+    found = {}
+    print(f"\n{MEMBERS} rates, tokens/s together", file=sys.stderr)
+    for d_model in STACKED:
+        row = measure_stacked(d_model, device, seconds)
+        shared = max(row[f"shared_{count}"] for count in SHARING)
+        row |= {
+            "to_plain": round(row["stacked"] / row["plain"], 3),
+            "to_alone": round(row["stacked"] / row["alone"], 3),
+            "to_shared": round(row["stacked"] / shared, 3),
+        }
+        print(f"{d_model:>4} " + " ".join(f"{k} {v}" for k, v in row.items()), file=sys.stderr)
+        found |= {f"stacked_d{d_model}_{key}": value for key, value in row.items()}
+    return found
+
+
 def figures(name, *, quick):
     """Figures of every size by name; those of a CPU where there is no such device."""
     mode = FULL
@@ -239,4 +332,6 @@ def figures(name, *, quick):
             file=sys.stderr,
         )
         found |= {f"{size}_{key}": value for key, value in row.items()}
+    if mode is FULL:
+        found |= stacked(device, 3.0 if quick else 12.0)
     return found

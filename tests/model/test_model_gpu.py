@@ -12,6 +12,7 @@ from model.optim import AdamW
 from model.probe import choose
 from model.recipe import Recipe
 from model.shape import Shape
+from model.stack import Stack
 from model.train import Training
 from model.transformer import BasicsTransformerLM
 
@@ -29,19 +30,22 @@ def batches(step):
     return np.cumsum(rng.integers(0, 3, (8, 33)), axis=1) % 64
 
 
-def run(recipe=RECIPE, device="cuda", **execution):
-    training = Training(
-        shape=SHAPE,
+def training(recipe=RECIPE, device="cuda", shape=SHAPE, **execution):
+    return Training(
+        shape=shape,
         recipe=recipe,
         steps=60,
         report_at=[30, 60],
         batches=batches,
         held_out=[batches(99), batches(100)],
         seed=1,
-        flops_per_step=SHAPE.flops_per_step(8),
+        flops_per_step=shape.flops_per_step(8),
         execution=Execution(device=device, **execution),
     )
-    return list(training.run())
+
+
+def run(*arguments, **options):
+    return list(training(*arguments, **options).run())
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0.005), ("bfloat16", 0.02)])
@@ -74,6 +78,25 @@ def test_compiled_captured_and_in_parts_the_losses_are_the_same(execution, dtype
     assert [report.loss for report in run(recipe, **execution)] == pytest.approx(
         expected, abs=0.005 if dtype == "float32" else 0.02
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [{}, {"ffn": "swiglu", "positions": "rotary"}])
+@pytest.mark.parametrize(
+    "execution", [{}, {"captured": True}, {"compiled": True, "captured": True}], ids=str
+)
+def test_stacked_the_losses_are_those_of_each_alone(execution, variant):
+    shape = dataclasses.replace(SHAPE, **variant)
+    rates = (0.003, 0.01, 0.02)
+    recipes = [dataclasses.replace(RECIPE, dtype="bfloat16", learning_rate=rate) for rate in rates]
+    expected = [[report.loss for report in run(recipe, shape=shape)] for recipe in recipes]
+    stack = Stack([training(recipe, shape=shape, **execution) for recipe in recipes])
+    found = [[], [], []]
+    for reports in stack.run():
+        for place, report in reports.items():
+            found[place].append(report.loss)
+    for some, alone in zip(found, expected, strict=True):
+        assert some == pytest.approx(alone, abs=0.02)
 
 
 def test_dropout_is_not_captured():

@@ -9,17 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import model.stack as stacks
 from model.backprop import Backprop
 from model.execution import Execution
+from model.gradient import gradient
+from model.optim import AdamW
 from model.recipe import Recipe
 from model.shape import Shape
 from model.stack import Stack
 from model.stacked import StackedBackprop
+from model.stacked_autograd import stacked_gradient
 from model.train import CPU, Training
 from model.transformer import BasicsTransformerLM
 
 SHAPE = Shape(d_model=16, num_layers=2, num_heads=2, d_ff=64, vocab_size=40, context_length=16)
 RECIPE = Recipe(learning_rate=0.02, batch_size=4)
+MODERN = {"ffn": "swiglu", "norm": "rmsnorm", "positions": "rotary"}
 ALONE = {
     "slow": {"learning_rate": 0.002},
     "fast": {"learning_rate": 0.05, "schedule": "cosine"},
@@ -103,6 +108,48 @@ def test_gradients_are_those_of_each_alone(members, batch, layers, heads, size, 
             )
 
 
+@pytest.mark.parametrize("rows", [None, 20])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", [{}, MODERN, {"tied_head": True}], ids=str)
+def test_by_autograd_gradients_are_those_of_each_alone(variant, dtype, rows):
+    shape = dataclasses.replace(SHAPE, **variant)
+    recipe = dataclasses.replace(RECIPE, dtype=dtype)
+    way = Execution(attention="explicit", logit_rows=rows, recompute=True)  # so not written out
+    models = [BasicsTransformerLM.from_shape(shape) for _ in range(3)]
+    tokens = torch.randint(0, 40, (3, 4, 17), generator=torch.Generator().manual_seed(1))
+    alone = [AdamW(model, recipe, shape) for model in models]
+    expected = [
+        gradient(model, optimizer, recipe, way)(some).item()
+        for model, optimizer, some in zip(models, alone, tokens, strict=True)
+    ]
+    own = [[weight.detach() for weight in optimizer.parameters] for optimizer in alone]
+    stacks_of = [torch.stack(some) for some in zip(*own, strict=True)]
+    weights = dict(zip(alone[0].names, stacks_of, strict=True))
+    gradients = {name: torch.full_like(w, math.nan) for name, w in weights.items()}
+    kind, tolerance = getattr(torch, dtype), 1e-5 if dtype == "float32" else 0.02
+    stacked = stacked_gradient(models[0], weights, gradients, kind, way)
+    models[0].recompute = False
+    for _ in range(2):  # nothing is left of the call before
+        assert stacked(tokens).tolist() == pytest.approx(expected, rel=tolerance)
+    for k, optimizer in enumerate(alone):
+        for name, found in zip(optimizer.names, optimizer.gradients, strict=True):
+            scale = found.abs().max().item()
+            torch.testing.assert_close(gradients[name][k], found, rtol=0, atol=tolerance * scale)
+
+
+def test_each_member_is_what_it_is_alone_by_autograd(monkeypatch):
+    """As a GPU computes it, here on the CPU."""
+    way = Execution(attention="explicit")
+    monkeypatch.setattr(stacks, "_takes", lambda member: True)
+    monkeypatch.setattr(stacks, "_written_out", lambda member: False)
+    members = [training(learning_rate=rate, execution=way) for rate in (0.002, 0.02, 0.05)]
+    stack = Stack(members)
+    found = reports(stack, drop=lambda place, progress: place == 0 and progress.step == 30)
+    assert [progress.step for progress in found[0]] == [15, 30]
+    for place, rate in ((1, 0.02), (2, 0.05)):
+        same(found[place], list(training(learning_rate=rate).run()))
+
+
 def test_each_member_is_what_it_is_alone():
     """Rates, schedules, optimizers, seeds and lengths of their own."""
     chosen = [{**kept, "seed": k, "steps": 45 + 15 * k} for k, kept in enumerate(ALONE.values())]
@@ -162,5 +209,5 @@ def test_seconds_are_shared_and_weights_are_each_their_own():
     ids=str,
 )
 def test_what_cannot_be_stacked_is_refused(other):
-    with pytest.raises(ValueError, match="members must be plain decoders"):
+    with pytest.raises(ValueError, match="members must be decoders of one shape"):
         Stack([training(), training(**other)])

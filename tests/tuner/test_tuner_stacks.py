@@ -151,6 +151,36 @@ def test_what_is_no_stack_stays_one_trial_a_process(text, settings, slot):
     assert not kernels(sweep_of(text), wide, Slot()).stacked
 
 
+def on_gpu(text, **settings):
+    """A sweep whose trials take a GPU, and a slot of one."""
+    resources = {"stack": 4, "gpus_per_trial": 1, "device": "H100"}
+    fast = Slot(speed=Speed(dtype="bfloat16"), peaks={"H100": 989e12}, memory=80e9)
+    return sweep_of(text, **{"resources": resources, **settings}), fast
+
+
+@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+def test_on_a_gpu_small_steps_are_stacked(text, ffn):
+    sweep, slot = on_gpu(text, shapes={"ladder": [[1, 96]], "ffn": ffn})
+    trial = space.trial(sweep, bundle(sweep, 0, width=96).members[0].question, 256)
+    assert kernels(sweep, trial, slot).stacked
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shapes": {"ladder": [[1, 96]], "qk_norm": True}},
+        {"training": {"dropout": 0.1}},
+        {"training": {"batch_size": 16384}},  # fills it alone
+        {"resources": {"stack": 4, "gpus_per_trial": 1, "devices": 2}},
+    ],
+    ids=str,
+)
+def test_on_a_gpu_what_is_no_stack_trains_alone(text, settings):
+    sweep, slot = on_gpu(text, **settings)
+    trial = space.trial(sweep, bundle(sweep, 0, width=96).members[0].question, 256)
+    assert not kernels(sweep, trial, slot).stacked
+
+
 @pytest.mark.ray
 def test_stacked_on_ray_the_table_is_the_one_of_trials_one_by_one(local_ray, text, tmp_path):
     from tuner import sweep as sweeps
@@ -235,3 +265,6 @@ def test_the_plan_tells_which_sizes_are_not_stacked(text):
     assert told.startswith("resources.stack: 1x96 train one a process")
     alone = sweep_of(text, shapes=sizes, resources={"stack": 1})
     assert not any("stack" in warning for warning in plan.plan(alone).warnings)
+    normed, _ = on_gpu(text, shapes={"ladder": [[1, 96]], "qk_norm": True})
+    (told,) = (w for w in plan.plan(normed).warnings if "stack" in w)
+    assert told.startswith("resources.stack: 1x96 train one a process") and "qk_norm" in told

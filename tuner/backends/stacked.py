@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from model.progress import Progress
 from model.stack import Stack
 from tuner import space
@@ -35,7 +37,7 @@ class StackedRuns:
             for found in self._stack.run():
                 for place, progress in found.items():
                     yield self._keys[place], progress
-        except MemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemoryError(first.micro_batch_size) from error
 
     def state(self, key: str) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class StackedRuns:
 
     @property
     def device(self) -> str:
-        """The processor's architecture."""
+        """The GPU's name, or the processor's architecture."""
         return next(iter(self.runs.values())).device
 
     def _read_once(self, bundle: Bundle) -> None:

@@ -30,8 +30,9 @@ from tuner.space import Trial
 
 Batches = Callable[[int], Batch]
 
-EVALUATION_TOKENS = 2_048
-"""Tokens evaluated at once, at most: a core is fastest there (measured: model/README.md)."""
+EVALUATION_TOKENS = {"cpu": 2**11, "cuda": 2**15}
+"""Tokens evaluated at once, at most: a core is fastest there (measured: model/README.md); a GPU is
+filled."""
 
 
 class TrainRun:
@@ -70,7 +71,7 @@ class TrainRun:
             trial.question.seed,
             workers=job.sweep.resources.loading_workers,
         ).batch
-        at_once = max(1, EVALUATION_TOKENS // context)
+        at_once = max(1, EVALUATION_TOKENS[device(job.sweep.resources)] // context)
         evaluated = held_out(corpus, context, at_once, job.sweep.data.held_out_tokens)
         chosen = kernels(job.sweep, trial, job.slot)
         self._stacked = chosen.stacked and micro_batch_size is None and group is None
