@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.predict import Prediction
-from tuner import soundness, value
+from tuner import soundness, status, value
 from tuner.status import open_folder
 
 
@@ -17,8 +17,9 @@ def of(source: Path) -> list[str]:
     found = soundness.faults(sweep, ledger, provenance.vocab_size)
     if sweep.target.interval is not None:
         found.insert(0, value.told(sweep, ledger, provenance.vocab_size))
+    stopped = status.of(sweep, ledger).stopped
     ledger.close()
-    return found
+    return [stopped, *found] if stopped else found
 
 
 def told_with(prediction: Prediction, notes: Sequence[str]) -> Prediction:

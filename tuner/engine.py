@@ -17,7 +17,7 @@ from tuner.answers import Answers
 from tuner.backends.contract import FinalError, NodeLostError, OutOfMemoryError
 from tuner.config import Sweep
 from tuner.early import Early
-from tuner.ledger import ENDED, Ledger, Record, Status
+from tuner.ledger import CAP, ENDED, Ledger, Record, Status
 from tuner.meter import Clock, Meter, patience
 from tuner.question import Cell
 from tuner.scheduler import Asha
@@ -85,7 +85,7 @@ class Engine:
                 return trial
             elif nothing is Nothing.LEFT:  # no running trial will give anything back
                 record = self.ledger.record(trial.key)
-                self._end(record, "failed", "cap: nothing is left for another attempt")
+                self._end(record, "failed", f"{CAP}nothing is left for another attempt")
             else:
                 is_short = True
         while not is_short and (proposed := self._propose()):
@@ -227,7 +227,7 @@ class Engine:
     def _stopped(self, trial: Trial, progress: Progress) -> Verdict | None:
         """How a trial that could go on ends, if it may not."""
         if self.meter.spent:
-            return "failed", "cap: the sweep's time is spent"
+            return "failed", f"{CAP}the sweep's time is spent"
         return self._cut(trial, progress)
 
     def _cut(self, trial: Trial, progress: Progress) -> Verdict | None:
@@ -261,7 +261,8 @@ class Engine:
         if self.ledger.charge_again(record.key, again, self.cap):
             return True
         self.meter.leave(record.key)
-        self._end(record, "failed", "cap: its checkpoint is gone, and nothing is left to repeat it")
+        reason = f"{CAP}its checkpoint is gone, and nothing is left to repeat it"
+        self._end(record, "failed", reason)
         return False
 
     def silent(self) -> dict[str, float]:

@@ -23,6 +23,8 @@ ENDED: tuple[Status, ...] = ("completed", "pruned", "failed")
 END, DONE = "end", "done"
 """Name of the fact that says how the sweep's last run ended, `done` or `interrupted` (empty as long
 as it runs, and after a kill); and the first of these."""
+CAP = "cap: "
+"""How the reason begins of a trial that a cap ended."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);

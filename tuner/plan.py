@@ -143,6 +143,7 @@ def plan(sweep: Sweep, vocab_size: int | None = None, throughput: Throughput | N
         money=hours * sweep.cap.price_per_hour,
         warnings=(
             *_warnings(sweep, budgets, total, limit),
+            *too_slow(sweep, stages),
             *_unstacked(sweep, stages, vocab_size),
         ),
     )
@@ -152,6 +153,24 @@ def slot_seconds(cap: Cap) -> float:
     """Most slot time a sweep may take, by its caps on time and money; infinite without."""
     by_money = math.inf if cap.money is None else cap.money / cap.price_per_hour * 3600
     return min(math.inf if cap.seconds is None else cap.seconds, by_money)
+
+
+def time_cap(cap: Cap) -> str:
+    """The tighter of the caps on time and money, as it is written."""
+    by_seconds = cap.seconds is not None and cap.seconds <= slot_seconds(cap)
+    return f"cap.seconds = {cap.seconds:g}" if by_seconds else f"cap.money = {cap.money:g}"
+
+
+def too_slow(sweep: Sweep, stages: Sequence[BudgetPlan]) -> list[str]:
+    """That the trials, as fast as slots are reckoned, take longer than the caps on time and money
+    let them; empty if they do not. A known law and recorded runs take none."""
+    hours, most = sum(stage.hours_expected for stage in stages), slot_seconds(sweep.cap) / 3600
+    if sweep.backend in {"law", "replay"} or hours <= most:
+        return []
+    return [
+        f"`{time_cap(sweep.cap)}` is {most:.3g} hours of a slot: the plan takes about {hours:.3g} "
+        "with pruning"
+    ]
 
 
 def vocabulary(sweep: Sweep) -> int:

@@ -17,7 +17,8 @@ def check(sweep: Sweep, counted: Plan) -> None:
     Raises:
         ConfigError: trials of too few steps, models larger than the memory, more tokens than there
             are; all such, each with what to do.
-        BudgetError: even what pruning is likely to leave exceeds the cap.
+        BudgetError: even what pruning is likely to leave exceeds a cap, of time or money where the
+            speed is known.
     """
     faults = [f"{sweep.name}: {fault}" for fault in _too_short(sweep, counted)]
     if sweep.backend == "train":
@@ -34,6 +35,12 @@ def check(sweep: Sweep, counted: Plan) -> None:
             f"{sweep.name}: `cap.flops` = {counted.cap:.3g}: the plan takes about {expected:.3g} "
             "FLOP with pruning. Raise it, or ask for fewer budgets, sizes or trials"
         )
+    if counted.throughput.source != throughput.GUESS:
+        for told in plan.too_slow(sweep, counted.stages):
+            raise BudgetError(
+                f"{sweep.name}: {told}, by {counted.throughput.source}. Raise it, or ask for fewer "
+                "budgets, sizes or trials"
+            )
 
 
 def _too_short(sweep: Sweep, counted: Plan) -> Iterator[str]:

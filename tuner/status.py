@@ -1,6 +1,7 @@
 """Where a sweep stands, from its folder alone. Needs neither torch nor ray."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from model.progress import Progress
 from tuner import plan, space
 from tuner.config import Sweep, load
 from tuner.errors import ConfigError
-from tuner.ledger import DONE, END, ENDED, Ledger, Record
-from tuner.plan import Plan
+from tuner.ledger import CAP, DONE, END, ENDED, Ledger, Record
+from tuner.meter import Meter
+from tuner.plan import Plan, time_cap
 from tuner.provenance import Provenance, read
 from tuner.throughput import OWN, Throughput, known
 
@@ -61,6 +63,8 @@ class SweepStatus:
     """Trials answered from the record of the storage folder, free."""
     end: str
     """How its last run ended, `done` or `interrupted`; empty while it runs, and after a kill."""
+    stopped: str
+    """Which cap ended it before its plan was done, and what to do; empty if none did."""
 
     @property
     def ended(self) -> int:
@@ -96,6 +100,7 @@ class SweepStatus:
         return (
             f"{self.name}: {self.ended}/{self.planned} trials ended{recalled}, {running} running, "
             f"{self.charged:.3g} of {self.cap:.3g} FLOP spent{self.left()}"
+            + (f"; {self.stopped}" if self.stopped else "")
         )
 
 
@@ -150,6 +155,33 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         throughput=speed,
         recalled=sum(not r.attempts and r.status in ENDED for r in records),
         end=end,
+        stopped=_stopped(sweep, counted, by_budget, ledger) if end == DONE else "",
+    )
+
+
+def _stopped(
+    sweep: Sweep, counted: Plan, by_budget: Mapping[float, Sequence[Record]], ledger: Ledger
+) -> str:
+    """Which cap ended a sweep before its plan was done, and what to do; empty if none did.
+
+    Of runs chosen by value none is planned.
+    """
+    cut = sum(r.reason.startswith(CAP) for r in ledger.records("failed"))
+    missing = {s.budget: s.trials - len(by_budget[s.budget]) for s in counted.stages}
+    open_ = {budget: n for budget, n in missing.items() if n > 0}
+    if sweep.target.interval is not None or not (cut or open_):
+        return ""
+    next_ = min(open_, default=0.0)
+    if ledger.committed() + next_ > counted.cap:
+        cap = f"cap.flops = {counted.cap:.4g}"
+    elif not Meter(sweep, ledger, time.monotonic).allows(math.ceil(next_)):
+        cap = time_cap(sweep.cap)
+    else:
+        return ""
+    total = cut + sum(open_.values())
+    return (
+        f"stopped by {cap}, with {total} of the plan's {counted.trials} trials not run to their "
+        "end; raise it in the sweep's file and run that with the same --dir"
     )
 
 

@@ -51,6 +51,8 @@ def table(status: SweepStatus) -> Group:
     """The status as a table for a terminal."""
     recalled = f", {status.recalled} trials from the record" if status.recalled else ""
     title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}{status.left()}"
+    if status.stopped:
+        title += f"\n! {status.stopped}"
     return Group(Text(title), Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets]))
 
 

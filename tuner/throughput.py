@@ -21,6 +21,8 @@ UTILIZATION = 0.4
 best published; small models reach less, which the sweep's own runs then show."""
 OWN = "this sweep's own runs"
 """The source once there are some."""
+GUESS = "a guess; measure it with: isoflop doctor"
+"""The source where nothing is known."""
 UNKNOWN = 1e10
 """FLOP/s where nothing is known: a slow core."""
 
@@ -125,7 +127,7 @@ def known(sweep: Sweep, measured: Measured | None = None) -> Throughput:
         share = share if measured.gpu else 1.0
         points = [(width, share * rate) for width, rate in sorted(measured.points.items())]
     else:
-        source, points = "a guess; measure it with: isoflop doctor", [(1, UNKNOWN)]
+        source, points = GUESS, [(1, UNKNOWN)]
     return Throughput(source=source, points=tuple(points), memory=memory)
 
 

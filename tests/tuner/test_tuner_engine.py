@@ -9,15 +9,17 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import tomli_w
 from driving import bundle_of, drive, engine_in, provenance, start, table
 from ray.exceptions import RayTaskError
 
-from tuner import driver, plan, simulate, soundness, space
+from tuner import doubts, driver, plan, simulate, soundness, space, status
+from tuner import provenance as provenances
 from tuner.backends import contract
 from tuner.backends.contract import Job, OutOfMemoryError, WorkerLostError
 from tuner.engine import Engine, Nothing
 from tuner.export import export
-from tuner.ledger import Ledger
+from tuner.ledger import DONE, END, Ledger
 from tuner.meter import Meter
 from tuner.nodes import GRACE, Losses
 from tuner.question import Setting
@@ -154,6 +156,18 @@ def test_a_cap_cuts_the_sweep_short(small, tmp_path):
     found = table(sweep, tmp_path)
     assert len(found) == 4
     assert (found["status"] == "completed").all()
+    ledger = Ledger(tmp_path / "ledger.db")
+    assert not status.of(sweep, ledger).stopped  # it may go on
+    ledger.write_fact(END, DONE)
+    told = status.of(sweep, ledger)
+    assert told.stopped.startswith(
+        "stopped by cap.flops = 4.5e+13, with 26 of the plan's 30 trials"
+    )
+    assert told.stopped in told.line()
+    provenances.settle(ledger, provenance(sweep))
+    ledger.close()
+    (tmp_path / "sweep.toml").write_text(tomli_w.dumps(sweep.model_dump(exclude_none=True)))
+    assert doubts.of(tmp_path)[0] == told.stopped
 
 
 class Unlearned:
@@ -386,6 +400,11 @@ def test_time_and_money_are_hard_stops(small, tmp_path, cap):
     ledger = Ledger(tmp_path / "ledger.db")
     assert 30 <= ledger.seconds() <= 40
     assert ledger.counts() == {"completed": 4}
+    ledger.write_fact(END, DONE)
+    told = status.of(sweep, ledger).stopped
+    assert told.startswith(
+        f"stopped by cap.{next(iter(cap))} = {next(iter(cap.values())):g}, with "
+    )
     ledger.close()
 
 

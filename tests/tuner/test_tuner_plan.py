@@ -1,8 +1,10 @@
+import re
 import subprocess
 import sys
 
 import pytest
 
+from tuner import refusals
 from tuner.config import parse
 from tuner.errors import BudgetError, ConfigError
 from tuner.plan import RETRIES, check_corpus, plan
@@ -27,6 +29,20 @@ def test_a_written_cap_rules(small):
     assert counted.cap == 3e14
     assert counted.money == pytest.approx(2 * counted.hours)
     assert any("exceed the cap" in warning for warning in counted.warnings)
+
+
+@pytest.mark.parametrize("cap", [{"seconds": 3600}, {"money": 2.0, "price_per_hour": 2.0}])
+def test_a_cap_on_time_that_the_plan_exceeds_is_refused_where_speed_is_known(small, cap):
+    known = small(cap=cap, backend="train", resources={"flops_per_second": 1e9})
+    told = f"`cap.{next(iter(cap))} = {next(iter(cap.values())):g}` is 1 hours of a slot: the plan"
+    assert any(told in warning for warning in plan(known).warnings)
+    with pytest.raises(BudgetError, match=re.escape(told)):
+        refusals.check(known, plan(known))
+    guessed = small(cap=cap, backend="train", budgets=[1e14, 3e14])
+    assert any(told in warning for warning in plan(guessed).warnings)
+    refusals.check(guessed, plan(guessed))
+    answered = small(cap=cap, resources={"flops_per_second": 1e9})  # by a law, at once
+    assert not any(told in warning for warning in plan(answered).warnings)
 
 
 def test_it_warns_of_short_trials_and_thin_profiles(small):
