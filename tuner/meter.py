@@ -7,6 +7,7 @@ from tuner import throughput
 from tuner.config import Sweep
 from tuner.ledger import Ledger
 from tuner.plan import slot_seconds
+from tuner.slot import read
 
 Clock = Callable[[], float]
 """Seconds, from any beginning; never backwards."""
@@ -50,7 +51,7 @@ class Meter:
 
     def __init__(self, sweep: Sweep, ledger: Ledger, clock: Clock) -> None:
         self._assumed = throughput.known(sweep).typical
-        self._limit = slot_seconds(sweep.cap)
+        self._limit = slot_seconds(sweep, read(ledger).trials_per_gpu)
         self._ledger = ledger
         self._clock = clock
         self._slots: dict[str, _Slot] = {}

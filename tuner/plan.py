@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from data.bounds import most_tokens
 from model.devices import DEVICES
 from model.memory import TooLargeError, training_bytes
 from model.payoff import STACKED_WIDTH
@@ -20,6 +21,8 @@ from tuner.space import Trial
 from tuner.throughput import Throughput, dtype, known
 
 BYTE_VOCABULARY = 256
+PAIR_BYTES = 4
+"""Text that a byte-pair token stands for, about: 3 to 4.5 by vocabulary and language."""
 RETRIES = 0.05
 """Share of the plan's FLOPs kept for work that deaths undo, where no cap is written."""
 
@@ -87,6 +90,12 @@ class Plan:
     """At most, at `cap.price_per_hour`."""
     money_expected: float
     """With pruning and without extension."""
+    devices_a_slot: float
+    """GPUs, or the share of one, that a slot takes; workers on a CPU."""
+    target: float | None
+    """Compute that the sweep answers for, FLOP; None where nothing says."""
+    interval: float | None
+    """Share of N_opt at which runs chosen by value stop; None: the whole plan is run."""
     throughput: Throughput
     """How fast a slot is reckoned to train."""
     warnings: tuple[str, ...]
@@ -123,9 +132,10 @@ def plan(sweep: Sweep, vocab_size: int | None = None, throughput: Throughput | N
     total = sum(b.flops for b in stages)
     limit = sweep.cap.flops or total * (1 + RETRIES)
     _refuse(sweep, stages, limit)
-    most = slot_seconds(sweep.cap) / 3600
+    most = slot_seconds(sweep) / 3600
     hours = min(most, sum(b.hours for b in stages) * limit / total) if total else 0.0
     hours_expected = min(hours, sum(b.hours_expected for b in stages))
+    price = sweep.cap.price_per_hour * sweep.resources.devices_a_slot()
     return Plan(
         name=sweep.name,
         explore=explore,
@@ -138,9 +148,12 @@ def plan(sweep: Sweep, vocab_size: int | None = None, throughput: Throughput | N
         flops_expected=min(limit, sum(b.flops_expected for b in stages)),
         hours=hours,
         hours_expected=hours_expected,
-        money_expected=hours_expected * sweep.cap.price_per_hour,
+        money_expected=hours_expected * price,
+        devices_a_slot=sweep.resources.devices_a_slot(),
+        target=sweep.target_budget,
+        interval=sweep.target.interval,
         throughput=speed,
-        money=hours * sweep.cap.price_per_hour,
+        money=hours * price,
         warnings=(
             *_warnings(sweep, budgets, total, limit),
             *too_slow(sweep, stages),
@@ -149,22 +162,27 @@ def plan(sweep: Sweep, vocab_size: int | None = None, throughput: Throughput | N
     )
 
 
-def slot_seconds(cap: Cap) -> float:
-    """Most slot time a sweep may take, by its caps on time and money; infinite without."""
+def device_seconds(cap: Cap) -> float:
+    """Most device time a sweep may take, by its caps on time and money; infinite without."""
     by_money = math.inf if cap.money is None else cap.money / cap.price_per_hour * 3600
     return min(math.inf if cap.seconds is None else cap.seconds, by_money)
 
 
+def slot_seconds(sweep: Sweep, sharing: int = 1) -> float:
+    """The same as time of slots, `sharing` of which share a GPU where that is not written."""
+    return device_seconds(sweep.cap) / sweep.resources.devices_a_slot(sharing)
+
+
 def time_cap(cap: Cap) -> str:
     """The tighter of the caps on time and money, as it is written."""
-    by_seconds = cap.seconds is not None and cap.seconds <= slot_seconds(cap)
+    by_seconds = cap.seconds is not None and cap.seconds <= device_seconds(cap)
     return f"cap.seconds = {cap.seconds:g}" if by_seconds else f"cap.money = {cap.money:g}"
 
 
 def too_slow(sweep: Sweep, stages: Sequence[BudgetPlan]) -> list[str]:
     """That the trials, as fast as slots are reckoned, take longer than the caps on time and money
     let them; empty if they do not. A known law and recorded runs take none."""
-    hours, most = sum(stage.hours_expected for stage in stages), slot_seconds(sweep.cap) / 3600
+    hours, most = sum(stage.hours_expected for stage in stages), slot_seconds(sweep) / 3600
     if sweep.backend in {"law", "replay"} or hours <= most:
         return []
     return [
@@ -219,7 +237,7 @@ def _count(
     hours, hours_expected = (
         sum(n * each for n, each in zip(runs, hours_each, strict=True)) for runs in (most, expected)
     )
-    price = sweep.cap.price_per_hour
+    price = sweep.cap.price_per_hour * sweep.resources.devices_a_slot()
     return BudgetPlan(
         budget=budget,
         trials=sum(count for count, *_ in counts),
@@ -355,7 +373,21 @@ def _warnings(
             f"the plan's {total:.3g} FLOP exceed the cap of {limit:.3g}: it will be cut short"
         )
     at_once = ["a known law answers at once: hours are what training would take"]
-    return short + few + over + at_once * (sweep.backend == "law")
+    return short + few + over + _repeated(sweep, budgets) + at_once * (sweep.backend == "law")
+
+
+def _repeated(sweep: Sweep, budgets: tuple[BudgetPlan, ...]) -> list[str]:
+    """The budgets whose smallest shape reads its source again, where that is permitted."""
+    if not sweep.data.allow_repeats or sweep.backend != "train":
+        return []
+    of_token = 1 if sweep.data.tokenizer.startswith("byte") else PAIR_BYTES
+    held = most_tokens(sweep.data.source, sweep.data.max_bytes) / of_token
+    return [
+        f"budget {b.budget:g}: its smallest shape reads {b.tokens[1]:.3g} tokens, about "
+        f"{b.tokens[1] / held:.2g} times all that data.source and max_bytes hold"
+        for b in budgets
+        if b.tokens[1] > held
+    ]
 
 
 def _unstacked(sweep: Sweep, stages: tuple[BudgetPlan, ...], vocab_size: int) -> list[str]:

@@ -31,19 +31,33 @@ def show(plan: Plan, console: Console) -> None:
         f"{plan.flops_6nd:.3g} by 6ND.",
         highlight=False,
     )
+    share, hours = plan.devices_a_slot, plan.devices_a_slot * plan.hours
+    devices = "" if share == 1 else f", {_hours(hours)} of devices"
     money = (
         f", {plan.money:.2f} and {plan.money_expected:.2f} at the price given" if plan.money else ""
     )
     console.print(
         f"At most {plan.cap:.3g} FLOP, retries and extensions included; "
         f"about {plan.flops_expected:.3g} with pruning. "
-        f"At most {_hours(plan.hours)} of one slot, about {_hours(plan.hours_expected)} with "
-        f"pruning{money}.",
+        f"At most {_hours(plan.hours)} of one slot{devices}, about {_hours(plan.hours_expected)} "
+        f"with pruning{money}.",
         highlight=False,
     )
+    if plan.target is not None:
+        console.print(_answer(plan), highlight=False)
     console.print(f"Speed: {_speeds(plan.throughput)} ({plan.throughput.source}).", highlight=False)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+def _answer(plan: Plan) -> str:
+    """What the sweep is for, and how its cost compares with that."""
+    assert plan.target is not None
+    times = _range(*(f"{flops / plan.target:.2g}" for flops in (plan.flops_expected, plan.cap)))
+    told = f"It answers for {plan.target:.3g} FLOP and takes {times} times that"
+    if plan.interval is None:
+        return f"{told}."
+    return f"{told} at most: it stops once N_opt there is known to within {plan.interval:.0%}."
 
 
 def _speeds(throughput: Throughput) -> str:

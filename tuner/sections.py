@@ -212,11 +212,12 @@ class Cap(Section):
     flops: Positive | None = None
     """Left out: the plan's total."""
     seconds: Positive | None = None
-    """Slot time of all trials together; a trial that reports beyond it is stopped."""
+    """Device time of all trials together, of a GPU their shares of it, else that of their slots; a
+    trial that reports beyond it is stopped."""
     money: Positive | None = None
     """The same, in money at `price_per_hour`."""
     price_per_hour: Annotated[float, Field(ge=0)] = 0.0
-    """Of one trial slot, in any currency."""
+    """Of one device: a GPU where trials take one, else a slot. In any currency."""
 
     @model_validator(mode="after")
     def _priced(self) -> "Cap":
@@ -254,6 +255,17 @@ class Resources(Section):
     silence: Positive | None = None
     """Seconds without a report after which a trial is ended and tried again; left out: ten times
     what its next report should take, at least ten minutes."""
+
+    def devices_a_slot(self, sharing: int = 1) -> float:
+        """Devices that a slot takes: GPUs or a share of one, else the workers of its trial.
+
+        `sharing` trials share a GPU where that is left to be measured; devices left open are one.
+        """
+        workers = 1 if self.devices == "auto" else self.devices
+        if not self.gpus_per_trial:
+            return workers
+        together = sharing if self.trials_per_gpu == "auto" else self.trials_per_gpu
+        return workers * self.gpus_per_trial / together
 
     @field_validator("device")
     @classmethod

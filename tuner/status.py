@@ -19,6 +19,11 @@ from tuner.throughput import OWN, Throughput, known
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 
 
+TELLING = 0.25
+"""Share of a sweep after which its own runs tell how long it takes: its first and smallest ones are
+slower, FLOP by FLOP, than those that take most of the time (on the demo by a factor of five)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BudgetStatus:
     """One budget's trials."""
@@ -57,6 +62,8 @@ class SweepStatus:
     """Training time of all trials together."""
     hours_left: float
     """Of one slot, for the planned trials that have not ended, with pruning, without extension."""
+    share_done: float
+    """Of the FLOPs expected with pruning, those charged."""
     throughput: Throughput
     """What `hours_left` reckons with: the sweep's own runs as far as they go."""
     recalled: int
@@ -86,12 +93,13 @@ class SweepStatus:
         return asdict(self) | {"ended": self.ended, "planned": self.planned}
 
     def left(self) -> str:
-        """How long it may still take, once its own runs tell; the plan has told what was known."""
-        hours = self.hours_left
-        if self.end or self.throughput.source != OWN:
+        """How long it may still take with as many slots as are busy, once its own runs tell; the
+        plan has told what was known before."""
+        if self.end or self.throughput.source != OWN or self.share_done < TELLING:
             return ""
+        hours = self.hours_left / max(1, sum(b.running for b in self.budgets))
         told = f"{math.ceil(hours * 60)} min" if hours < 2 else f"{hours:.1f} h"
-        return f"; about {told} of a slot left by {OWN}"
+        return f"; about {told} left, by {OWN}"
 
     def line(self) -> str:
         """One line for a log."""
@@ -152,6 +160,7 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         reserved=sum(r.reserved for r in records),
         seconds=sum(lasts[r.key].seconds for r in records if r.attempts and r.key in lasts),
         hours_left=0.0 if end == DONE else _hours_left(counted, by_budget, lasts, speed),
+        share_done=float(ledger.charged()) / counted.flops_expected,
         throughput=speed,
         recalled=sum(not r.attempts and r.status in ENDED for r in records),
         end=end,

@@ -3,11 +3,12 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
-from tuner import refusals
+from tuner import planview, refusals
 from tuner.config import parse
 from tuner.errors import BudgetError, ConfigError
-from tuner.plan import RETRIES, check_corpus, plan
+from tuner.plan import RETRIES, check_corpus, plan, slot_seconds
 
 
 def test_totals_add_up(small):
@@ -43,6 +44,36 @@ def test_a_cap_on_time_that_the_plan_exceeds_is_refused_where_speed_is_known(sma
     refusals.check(guessed, plan(guessed))
     answered = small(cap=cap, resources={"flops_per_second": 1e9})  # by a law, at once
     assert not any(told in warning for warning in plan(answered).warnings)
+
+
+def test_it_says_what_it_answers_for_and_at_what_share_of_that_run(small):
+    counted = plan(small(target={"budget": 1e16}))
+    assert (counted.target, counted.interval) == (1e16, None)
+    shown = Console(record=True, width=200)
+    planview.show(counted, shown)
+    low, high = counted.flops_expected / 1e16, counted.cap / 1e16
+    assert f"answers for 1e+16 FLOP and takes {low:.2g}-{high:.2g} times" in shown.export_text()
+
+
+def test_shared_gpus_are_paid_once(small):
+    resources = {"flops_per_second": 1e12, "gpus_per_trial": 1, "trials_per_gpu": 4}
+    cap = {"price_per_hour": 2.0, "seconds": 3600}
+    shared = plan(small(cap=cap, resources=resources))
+    assert shared.money == pytest.approx(shared.hours / 4 * 2.0)
+    assert slot_seconds(small(cap=cap, resources=resources)) == 4 * 3600
+    left_open = small(cap=cap, resources={**resources, "trials_per_gpu": "auto"})
+    assert slot_seconds(left_open, sharing=2) == 2 * 3600
+    several = small(cap=cap, resources={"gpus_per_trial": 1, "devices": 4})
+    assert slot_seconds(several) == 3600 / 4
+
+
+@pytest.mark.parametrize(("tokenizer", "times"), [("byte", 1), ("bpe:8192", 4)])
+def test_it_warns_of_text_that_is_read_again(small, tokenizer, times):
+    data = {"source": "fineweb-edu", "max_bytes": 10_000, "allow_repeats": True}
+    counted = plan(small(backend="train", data={**data, "tokenizer": tokenizer}))
+    (first, _) = (w for w in counted.warnings if "times all that data.source" in w)
+    read = counted.budgets[0].tokens[1] * times / (1.001 * 10_000)
+    assert first.startswith("budget 1e+13") and f"about {read:.2g} times" in first
 
 
 def test_it_warns_of_short_trials_and_thin_profiles(small):

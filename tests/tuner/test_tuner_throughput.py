@@ -1,5 +1,6 @@
 """What a plan reckons with: the best that is known of a slot's speed; and what cannot work."""
 
+import dataclasses
 import io
 import json
 import math
@@ -173,7 +174,13 @@ def test_status_tells_the_hours_left_by_the_sweep_s_own_speed(small, tmp_path):
         for b in counted.budgets
     )
     assert status.of(more, ledger).hours_left == pytest.approx(left / 1e12 / 3600)
-    assert "of a slot left by this sweep's own runs" in status.of(more, ledger).line()
+    standing = status.of(more, ledger)
+    told = f"; about {math.ceil(left / 1e12 / 60)} min left, by this sweep's own runs"
+    assert standing.line().endswith(told)
+    assert not dataclasses.replace(standing, share_done=0.2).left()  # too early to tell
+    (first, *others) = standing.budgets
+    busy = dataclasses.replace(standing, budgets=(dataclasses.replace(first, running=2), *others))
+    assert f"about {math.ceil(left / 2e12 / 60)} min left" in busy.left()
     ledger.write_fact(END, DONE)
     assert status.of(more, ledger).hours_left == 0.0
     ledger.close()
