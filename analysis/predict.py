@@ -184,7 +184,10 @@ def _loss_warnings(fits: Fits, expected: Expected | None) -> list[str]:
     if expected.approach == fits.chosen:
         return []
     doubt = f", which is doubtful: {expected.doubt}" if expected.doubt else ""
-    return [f"{fits.chosen} has no law of loss: the loss is {expected.approach}'s{doubt}"]
+    curve = ", the curve of the budgets' lowest losses" if expected.approach == "L(C)" else ""
+    return [
+        f"{fits.chosen} gives sizes, not losses: the loss is from {expected.approach}{curve}{doubt}"
+    ]
 
 
 def _no_gain(loss: Estimate | None, points: Cells, budget: float) -> list[str]:

@@ -85,18 +85,22 @@ def _checks() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check(name="cores", sound=True, found=f"{cores}", value=float(cores or 1))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield _at_least("memory", memory, MEMORY, "a machine with more memory, or resources.slots = 1")
+    more = "a machine with more memory, or resources.slots = 1"
+    yield _at_least("memory", memory, MEMORY, more, " GiB")
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
-    yield _at_least("disk", disk, DISK, "free disk space, or another folder: --dir")
+    yield _at_least("disk", disk, DISK, "free disk space, or another folder: --dir", " GiB free")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     yield _at_least("open files", files, FILES, "ulimit -n 65536")
     yield from _shared_memory()
     yield from _extras()
 
 
-def _at_least(name: str, value: float, least: float, remedy: str) -> Check:
+def _at_least(name: str, value: float, least: float, remedy: str, unit: str = "") -> Check:
     sound = value >= least
-    found = f"{value:.4g}" + ("" if sound else f", at least {least:g} is wanted")
+    found = (
+        f"{value:.2g}" if unit and value < 10 else f"{value:.0f}" if value > 10 else f"{value:g}"
+    )
+    found += unit + ("" if sound else f", at least {least:g} is wanted")
     return Check(name=name, sound=sound, found=found, remedy="" if sound else remedy, value=value)
 
 
@@ -105,7 +109,7 @@ def _shared_memory() -> Iterator[Check]:
     place = Path("/dev/shm")
     if place.is_dir():
         free = shutil.disk_usage(place).free / 2**30
-        yield _at_least("/dev/shm", free, SHARED, "docker run --shm-size=2g …")
+        yield _at_least("/dev/shm", free, SHARED, "docker run --shm-size=2g …", " GiB free")
 
 
 def _extras() -> Iterator[Check]:
