@@ -43,19 +43,27 @@ class Early:
         that every shape has one.
         """
         best = self._best.get(_group(trial))
-        rung = sum(at <= progress.step for at in trial.report_steps) - 1
         # By name, not in the order in which they ended: a resumed sweep has another.
         known = [
-            (other, losses)
+            (other, losses[rung] / losses[-1])
             for _, (other, losses) in sorted(self._runs.items())
-            if len(losses) == len(trial.report_steps)
+            if (rung := _rung(other, trial, progress.step)) is not None
         ]
         if best is None or len(known) < LEAST:
             return 1.0
         places = np.array([_place(other) for other, _ in known])
-        falls = np.array([math.log(losses[rung] / losses[-1]) for _, losses in known])
+        falls = np.log([fallen for _, fallen in known])
         fall, error, freedom = _foreseen(places, falls, np.array(_place(trial)))
         return float(student.cdf((math.log(best / progress.loss) + fall) / error, freedom))
+
+
+def _rung(other: Trial, trial: Trial, step: int) -> int | None:
+    """Which report of `other` came after the share of its run that `step` is of `trial`'s; None if
+    none did: of what its parent's trunk covered a forked run reports nothing."""
+    # Both shares were rounded to whole steps.
+    apart = [abs(at * trial.steps - step * other.steps) for at in other.report_steps]
+    nearest = min(range(len(apart)), key=apart.__getitem__)
+    return nearest if apart[nearest] <= trial.steps + other.steps else None
 
 
 def _foreseen(places: Array, falls: Array, where: Array) -> tuple[float, float, int]:

@@ -16,8 +16,8 @@ from tuner.question import Question
 RATES = np.geomspace(4e-3, 1e-1, 12)
 
 
-def trial_of(sweep, rate, size=(1, 64), budget=1e14):
-    asked = Question(budget=budget, size=size, learning_rate=rate, number=0, seed=0)
+def trial_of(sweep, rate, size=(1, 64), budget=1e14, trunk=()):
+    asked = Question(budget=budget, size=size, learning_rate=rate, number=0, seed=0, trunk=trunk)
     trial = space.trial(sweep, asked, plan.vocabulary(sweep))
     return replace(trial, question=replace(asked, number=round(1e6 * rate)))
 
@@ -40,6 +40,13 @@ def curve(rate, rng):
     end = 3.0 + 0.05 * off**2
     return [end * math.exp(still * (1 + 0.2 * off) + 2e-3 * rng.normal()) for still in
             (0.3, 0.2, 0.1)] + [end]  # fmt: skip
+
+
+def falling(trial, rate, rng):
+    """Losses at every report of a trial: above its end by what of its run is still to come."""
+    end = 3.0 + 0.05 * math.log(rate / 2e-2) ** 2
+    left = [1 - step / trial.steps for step in trial.report_steps]
+    return [end * math.exp(0.4 * share + 2e-3 * rng.normal() * (share > 0)) for share in left]
 
 
 @pytest.fixture
@@ -81,6 +88,32 @@ def test_few_runs_teach_nothing(small):
         early.learn(trial, told(trial, curve(rate, rng)))
     poor = trial_of(sweep, 5e-1)
     assert early.chance(poor, told(poor, [99.0] * 4)[0]) == 1.0
+
+
+def test_forked_runs_are_compared_at_the_same_share_of_their_budgets(small):
+    sweep, rng = small(training={"schedule": "forks"}), np.random.default_rng(0)
+    early = Early()
+    for rate in RATES:
+        whole = trial_of(sweep, rate, size=(2, 64))
+        early.learn(whole, told(whole, falling(whole, rate, rng)))
+    best = trial_of(sweep, 2e-2)
+    early.learn(best, told(best, falling(best, 2e-2, rng)))
+    # Its first report comes after what is the second of all the others.
+    forked = trial_of(sweep, 2e-2, trunk=(5e13,))
+    assert len(forked.report_steps) == len(best.report_steps) - 1
+    first = told(forked, falling(forked, 2e-2, rng))[0]
+    assert first.step == best.report_steps[1]
+    assert 0.05 < early.chance(forked, first) < 0.95  # it does as well as the best, to its noise
+    # And of its own it teaches nothing of what its trunk covered.
+    alone = Early()
+    for rate in RATES:
+        other = trial_of(sweep, rate, size=(2, 64), trunk=(5e13,))
+        alone.learn(other, told(other, falling(other, rate, rng)))
+    alone.learn(best, told(best, falling(best, 2e-2, rng)))
+    poor = trial_of(sweep, 1e-1)
+    reports = told(poor, falling(poor, 1e-1, rng))
+    assert alone.chance(poor, reports[0]) == 1.0
+    assert alone.chance(poor, reports[1]) < 0.01
 
 
 def foresighted(small, **law):
