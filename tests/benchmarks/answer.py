@@ -175,6 +175,8 @@ ARMS = {
     "plan": (Engine, {}),
     "foresight": (Engine, {"pruning": {"chance": 0.05}}),
     "value": (Engine, {"target": {"budget": BEYOND * BUDGETS[-1], "interval": 0.1}}),
+    # What every sweep by value has before it may choose freely, and nothing more.
+    "floor": (Engine, {"target": {"budget": BEYOND * BUDGETS[-1], "interval": 1e3}}),
 }
 
 
