@@ -17,7 +17,7 @@ from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger
 from tuner.question import Cell, Setting
 from tuner.search import DESIGNED
-from tuner.soundness import Profile
+from tuner.soundness import MARGIN, Profile
 from tuner.space import Size, Trial
 from tuner.value import Value
 
@@ -199,14 +199,21 @@ class Agenda:
         """The cells added to a budget's plan; once all ended, those still wanted are added."""
         stands = self._added(budget)
         if not self._busy(budget) and not self._new(stands):
-            offered = space.offered(self.sweep, budget, self.vocab_size)
-            wanted = self.profile(budget).wanted(self.sweep, self.possible(budget, offered))
+            wanted = self.profile(budget).wanted(self.sweep, self._reach(budget))
             if self.chains is not None and any(cell.setting is None for cell in wanted):
                 wanted = self.chains.cells(budget, dict.fromkeys(cell.size for cell in wanted))
             stands += self._new(wanted)
             told = json.dumps([asdict(cell) for cell in stands])
             self.ledger.write_fact(f"extension {budget!r}", told)
         return stands
+
+    def _reach(self, budget: float) -> list[Size]:
+        """The sizes that a budget's window may grow to, fewest weights first."""
+        profile = self.profile(budget)
+        # Where a size failed, larger ones would, too: a built ladder would never end.
+        count = MARGIN if set(profile.window) <= set(profile.losses) else 0
+        reach = space.reach(self.sweep, budget, self.vocab_size, profile.window, count)
+        return self.possible(budget, reach)
 
     def _added(self, budget: float) -> list[Cell]:
         """What was added to a budget's plan so far."""

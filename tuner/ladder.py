@@ -1,7 +1,9 @@
 """Real shapes from (num_layers, d_model), and a ladder of them around the predicted optima."""
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import takewhile
 
 from model.shape import Shape
 from tuner.config import Sweep
@@ -75,15 +77,43 @@ def built(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
     low, high = (_guess(sweep, budget) for budget in (sweep.budgets[0], sweep.budgets[-1]))
     sizes: list[Size] = []
     last = 0.0
-    for width in _widths(sweep.shapes.head_size):
-        size = (max(1, round(width / ASPECT)), width)
-        params = shape(sweep, size, vocab_size).params_non_embedding
+    for size, params in _family(sweep, vocab_size):
         if params > high * SPREAD and len(sizes) >= 3:
             break
         if params >= low / SPREAD and params >= last * STEP:
             sizes.append(size)
             last = params
     return tuple(sizes)
+
+
+def lengthened(
+    sweep: Sweep, sizes: Sequence[Size], vocab_size: int, count: int
+) -> tuple[Size, ...]:
+    """A built ladder, fewest weights first, with `count` more sizes at each end; below, as far as
+    there are any."""
+    ends = (shape(sweep, size, vocab_size).params_non_embedding for size in (sizes[0], sizes[-1]))
+    first, last = map(float, ends)
+    narrower = list(takewhile(lambda found: found[1] < first, _family(sweep, vocab_size)))
+    below: list[Size] = []
+    for size, params in reversed(narrower):
+        if len(below) < count and params * STEP <= first:
+            below.insert(0, size)
+            first = params
+    above: list[Size] = []
+    for size, params in _family(sweep, vocab_size):
+        if len(above) == count:
+            break
+        if params >= last * STEP:
+            above.append(size)
+            last = params
+    return (*below, *sizes, *above)
+
+
+def _family(sweep: Sweep, vocab_size: int) -> Iterator[tuple[Size, float]]:
+    """Every size that may stand on a built ladder, with its non-embedding weights, rising."""
+    for width in _widths(sweep.shapes.head_size):
+        size = (max(1, round(width / ASPECT)), width)
+        yield size, float(shape(sweep, size, vocab_size).params_non_embedding)
 
 
 def _guess(sweep: Sweep, budget: float) -> float:

@@ -66,7 +66,7 @@ class Studies:
         study.sampler = self._sampler(cell.budget, len(self.trials(cell.budget)))
         study.enqueue_trial(fixed, user_attrs={"trial": cell.key})
         trial = study.ask()
-        trial.suggest_float(SIZE, *self._range, log=True)
+        trial.suggest_float(SIZE, *self._range(cell.size), log=True)
         low, high = rates
         if given is not None:  # an extension may go beyond the range
             low, high = min(low, given.learning_rate), max(high, given.learning_rate)
@@ -126,7 +126,7 @@ class Studies:
         low, high = search.learning_rate
         params: dict[str, float] = {SIZE: float(self._params(question.size)), RATE: rate}
         distributions: dict[str, BaseDistribution] = {
-            SIZE: FloatDistribution(*self._range, log=True),
+            SIZE: FloatDistribution(*self._range(question.size), log=True),
             RATE: FloatDistribution(min(low, rate), max(high, rate), log=True),
         }
         for name, among in ((BATCH, search.batch_size), (DECAY, search.weight_decay)):
@@ -152,11 +152,11 @@ class Studies:
             study_name=f"{self.sweep.name} {budget:g}", storage=self._storage, load_if_exists=True
         )
 
-    @property
-    def _range(self) -> tuple[float, float]:
+    def _range(self, asked: space.Size) -> tuple[float, float]:
+        """Weights of the ladder's sizes; an extension may go beyond them."""
         explored = [cell.size for cell in space.exploration(self.sweep, self.vocab_size)[:1]]
         ladder = space.ladder(self.sweep, self.vocab_size)
-        sizes = [self._params(size) for size in (*ladder, *explored)]
+        sizes = [self._params(size) for size in (*ladder, *explored, asked)]
         return float(min(sizes)), float(max(sizes))
 
     def _params(self, size: space.Size) -> int:

@@ -59,8 +59,9 @@ class Shapes(Section):
     """The ladder of models."""
 
     ladder: tuple[LadderSize, ...] = ()
-    """[num_layers, d_model] of each, or `small`, `medium`, `large`; left out: built around the
-    predicted optima, or for `replay` the sizes that were recorded."""
+    """[num_layers, d_model] of each, or `small`, `medium`, `large`: no other size is tried. Left
+    out: built around the predicted optima, and lengthened by `search.extend` where a minimum lies
+    near its end; for `replay` the sizes that were recorded."""
     per_budget: Annotated[int, Field(ge=3)] | None = None
     """Sizes tried at a budget: those nearest its predicted optimum; left out: the whole ladder."""
     tokens_per_param: Positive = 20.0
@@ -152,7 +153,8 @@ class Search(Section):
     warm_start: bool = True
     """Begin each budget where the smaller ones point: their optimum's size and best rate."""
     extend: bool = True
-    """Spend what pruning saved on what makes profiles sound: more sizes, rates, seeds."""
+    """Spend what the plan left of the cap on what makes profiles sound: more sizes of the ladder,
+    rates, seeds."""
     repeats: Annotated[int, Field(ge=0)] = 1
     """Further seeds of each budget's best run, as part of the extension."""
 

@@ -6,7 +6,7 @@ and its noise is known from another seed.
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
@@ -177,7 +177,7 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
     sizes = {question.size for question in asked}
     return Profile(
         budget=budget,
-        window=_rising(sweep, vocab_size, sizes),
+        window=space.rising(sweep, sizes, vocab_size),
         losses=losses,
         best=best,
         rates=(min(tried, default=0.0), max(tried, default=0.0)),
@@ -185,12 +185,6 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         seeds=len(runs[_cell(best)]) if best else 0,
         trunks={question.size: question.trunk for question in asked},
     )
-
-
-def _rising(sweep: Sweep, vocab_size: int, sizes: Collection[Size]) -> tuple[Size, ...]:
-    """Sizes, fewest weights first."""
-    params = {s: space.shape(sweep, s, vocab_size).params_non_embedding for s in sizes}
-    return tuple(sorted(sizes, key=params.__getitem__))
 
 
 def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:

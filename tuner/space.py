@@ -1,7 +1,7 @@
 """From a budget to what may be tried at it, and to a trial's exact steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from tuner.errors import ConfigError
 from tuner.fork import Fork, fork
 from tuner.grid import crossings, whole_steps
 from tuner.kernels import kernels
-from tuner.ladder import Size, built, shape
+from tuner.ladder import Size, built, lengthened, shape
 from tuner.question import Cell, Question, Setting
 from tuner.slot import Slot
 
@@ -109,9 +109,18 @@ def studied(sweep: Sweep, vocab_size: int) -> tuple[float, ...]:
 def ladder(sweep: Sweep, vocab_size: int) -> tuple[Size, ...]:
     """The whole ladder, fewest weights first: as written, recorded, or built around the optima."""
     sizes = sweep.shapes.ladder or _recorded(sweep) or built(sweep, vocab_size)
-    return tuple(
-        sorted(sizes, key=lambda size: shape(sweep, size, vocab_size).params_non_embedding)
-    )
+    return rising(sweep, sizes, vocab_size)
+
+
+def is_built(sweep: Sweep) -> bool:
+    """Is the ladder neither written nor recorded, and so the sweep's own to lengthen?"""
+    return not sweep.shapes.ladder and sweep.backend != "replay"
+
+
+def rising(sweep: Sweep, sizes: Iterable[Size], vocab_size: int) -> tuple[Size, ...]:
+    """Sizes, fewest weights first."""
+    params = {size: shape(sweep, size, vocab_size).params_non_embedding for size in sizes}
+    return tuple(sorted(params, key=params.__getitem__))
 
 
 def offered(sweep: Sweep, budget: float, vocab_size: int) -> tuple[Size, ...]:
@@ -125,6 +134,21 @@ def offered(sweep: Sweep, budget: float, vocab_size: int) -> tuple[Size, ...]:
         params = {size: shape(sweep, size, vocab_size).params_non_embedding for size in sizes}
         return tuple(size for size in sizes if record.holds(budget, params[size]))
     return sizes
+
+
+def reach(
+    sweep: Sweep, budget: float, vocab_size: int, tried: Sequence[Size], count: int
+) -> tuple[Size, ...]:
+    """The sizes that an extension at `budget` may add to those tried, and these, fewest weights
+    first: the ladder's, and beyond the ends of a built one `count` more with steps enough."""
+    known = rising(sweep, (*offered(sweep, budget, vocab_size), *tried), vocab_size)
+    if not is_built(sweep):
+        return known
+    more = lengthened(sweep, known, vocab_size, count)
+    least = sweep.training.min_steps
+    return tuple(
+        size for size in more if size in known or _steps(sweep, budget, size, vocab_size) >= least
+    )
 
 
 def window(
@@ -234,6 +258,12 @@ def _answering(sweep: Sweep, trial: Trial, slot: Slot) -> tuple[object, ...]:
     told = sweep.training.model_dump(mode="json", exclude=elsewhere)
     computed = slot.determining(trial.shape, trial.batch_size, sweep.resources)
     return told, sweep.model, computed, kernels(sweep, trial, slot)
+
+
+def _steps(sweep: Sweep, budget: float, size: Size, vocab_size: int) -> int:
+    """The fewest steps that a size may get at a budget."""
+    cell = Cell(budget=budget, size=size, number=0, seed=0)
+    return min(trial.steps for trial in largest(sweep, cell, vocab_size))
 
 
 def _record(sweep: Sweep) -> "Recording":

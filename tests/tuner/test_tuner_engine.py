@@ -1,5 +1,6 @@
 """The engine on a law, in simulated time: what it decides, and that nothing it decided is lost."""
 
+import itertools
 import math
 import pickle
 import random
@@ -13,6 +14,7 @@ import tomli_w
 from driving import bundle_of, drive, engine_in, provenance, start, table
 from ray.exceptions import RayTaskError
 
+from model.memory import TooLargeError
 from tuner import doubts, driver, plan, simulate, soundness, space, status
 from tuner import provenance as provenances
 from tuner.backends import contract
@@ -22,7 +24,7 @@ from tuner.export import export
 from tuner.ledger import DONE, END, Ledger
 from tuner.meter import Meter
 from tuner.nodes import GRACE, Losses
-from tuner.question import Setting
+from tuner.question import Cell, Setting
 from tuner.search import Studies
 from tuner.storage import Place
 
@@ -257,6 +259,75 @@ def test_a_ladder_that_misses_the_minimum_is_extended(small, tmp_path):
     assert min(profile.sides) >= 2
     assert soundness.faults(sweep, ledger, 256) == []
     ledger.close()
+
+
+@pytest.mark.parametrize("ratio", [0.05, 2000])
+@pytest.mark.parametrize("schedule", ["linear", "forks"])
+def test_a_ladder_of_its_own_is_lengthened_to_the_minimum(small, ratio, schedule):
+    """Built around a guess ten times off in N, it ends before the minimum, or begins after it."""
+    sweep = small(
+        budgets=[3e14, 1e15], shapes={"per_budget": None, "tokens_per_param": ratio},
+        law={"noise": 0.0}, cap={"flops": 1e18}, training={"schedule": schedule},
+    )  # fmt: skip
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    ledger = simulation.engine.ledger
+    built = set(space.ladder(sweep, 256))
+    for budget in sweep.budgets:
+        profile = soundness.profile(sweep, ledger, 256, budget)
+        assert set(profile.window) > built
+        assert min(profile.sides) >= 2
+        params = [space.shape(sweep, size, 256).params_non_embedding for size in profile.window]
+        assert all(more >= 1.4 * less for less, more in itertools.pairwise(params))
+    assert soundness.faults(sweep, ledger, 256) == []
+
+
+def test_a_written_ladder_is_never_left(small):
+    sweep = small(
+        budgets=[1e15], law={"noise": 0.0}, cap={"flops": 1e18},
+        shapes={"ladder": [[1, 48], [1, 64], [1, 96], [2, 96], [2, 128]], "per_budget": None},
+    )  # fmt: skip
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    profile = soundness.profile(sweep, simulation.engine.ledger, 256, 1e15)
+    assert profile.window == sweep.shapes.ladder
+    assert profile.sides == (4, 0)
+
+
+def test_a_ladder_of_its_own_ends_where_trials_would_be_too_short(small):
+    sweep = small(
+        budgets=[1e15], shapes={"per_budget": None, "tokens_per_param": 2000},
+        law={"noise": 0.0}, cap={"flops": 1e18}, training={"batch_size": 3000, "min_steps": 300},
+    )  # fmt: skip
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    built = space.ladder(sweep, 256)
+    profile = soundness.profile(sweep, simulation.engine.ledger, 256, 1e15)
+    assert len(profile.window) > len(built)
+    steps = [
+        space.largest(sweep, Cell(budget=1e15, size=size, number=0, seed=0), 256)[0].steps
+        for size in profile.window
+    ]
+    assert min(steps) >= 300
+    assert profile.sides[1] < 2
+
+
+def test_a_ladder_of_its_own_is_not_lengthened_where_sizes_fail(small, tmp_path):
+    """As those do that do not fit in memory, which costs no FLOPs and so would not end."""
+    sweep = small(
+        budgets=[1e15], shapes={"per_budget": None, "tokens_per_param": 2000},
+        law={"noise": 0.0}, cap={"flops": 1e18},
+    )  # fmt: skip
+    engine, built = engine_in(sweep, tmp_path), space.ladder(sweep, 256)
+    while not isinstance(trial := engine.ask(), Nothing):
+        if trial.question.size in built:
+            reports = start(engine, trial, tmp_path)
+            while engine.report(trial.key, next(reports), {"device": "law"}):
+                pass
+        else:
+            engine.fail(trial.key, "too large", TooLargeError("too large"))
+    profile = soundness.profile(sweep, engine.ledger, 256, 1e15)
+    assert len(profile.window) == len(built) + 2
 
 
 def test_what_stays_unsound_is_said(small, tmp_path):
