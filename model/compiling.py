@@ -22,6 +22,7 @@ from model.transformer import BasicsTransformerLM
 
 BACKEND = "inductor"
 WITHIN = "model."
+"""Begins the names of a `Trunk`'s weights."""
 FAILURES = (RuntimeError, OSError)
 """What a compiler that is missing or broken ends in; torch wraps most causes in the first."""
 
@@ -135,6 +136,8 @@ class OrPlain:
         self.gradient = compiled
         self.plain = plain
         self.tried = False
+        self.failed = False
+        """Compiling did."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See `Gradient`."""
@@ -150,6 +153,7 @@ class OrPlain:
                 RuntimeWarning,
                 stacklevel=2,
             )
+            self.failed = True
             self.gradient = self.plain()
             loss = self.gradient(tokens)
         self.tried = True

@@ -80,14 +80,22 @@ class Autograd:
             if logits.device.type != "cpu":
                 logits = logits.float()  # a bfloat16 log-softmax resolves .06 nat of a loss of 10
             loss = share * cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-            found = torch.autograd.grad(loss, self.leaves, materialize_grads=True)
-        self._write(found, first=first)
+            loss.backward()  # which every module bears; `autograd.grad` not
+        self._write(tuple(map(_taken, self.leaves)), first=first)
         return loss.detach()
 
     def _write(self, found: tuple[Tensor, ...], *, first: bool) -> None:
         """Put gradients of the leaves, the `first` or further ones, where the optimizer reads."""
         # Left to torch, to be added up as `weight.grad`, they would all be read and written again.
         (torch._foreach_copy_ if first else torch._foreach_add_)(self.places, found)
+
+
+def _taken(leaf: Tensor) -> Tensor:
+    """A weight's gradient, whole, taken off it."""
+    found, leaf.grad = leaf.grad, None
+    if found is None:
+        return torch.zeros_like(leaf)
+    return found.to_dense() if found.is_sparse else found
 
 
 def attention(execution: Execution) -> AbstractContextManager[object]:

@@ -109,6 +109,7 @@ def fit(
             needed = training_bytes(
                 shape, size, dtype,
                 recompute=recompute, fused=fused, logit_rows=rows, in_parts=size < batch_size,
+                split=shards > 1,
             ) - _elsewhere(shape, shards)  # fmt: skip
             if needed <= USABLE * memory:
                 return Split(micro_batch_size=size, recompute=recompute, logit_rows=rows)
@@ -159,22 +160,26 @@ def training_bytes(
     fused: bool = False,
     logit_rows: int | None = None,
     in_parts: bool = False,
+    split: bool = False,
 ) -> int:
     """Bytes that training `shape` takes at most, `micro_batch_size` sequences at a time.
 
     On a CPU, where attention is not `fused`, the gradient is written out unless blocks are computed
     twice: bfloat16 keeps weights and gradient of that, too, and a batch `in_parts` the sum of its
-    parts' gradients. By autograd there is a gradient before it is where the optimizer reads it.
+    parts' gradients. By autograd there is a gradient before it is where the optimizer reads it,
+    unless weights are `split` over devices.
     """
     written_out = not (fused or recompute)
     rows = micro_batch_size * shape.context_length
     half = dtype != "float32"
     if isinstance(shape, CountedShape):  # a module of which no more is known than what it keeps
         logits = LOGIT * rows * shape.vocab_size
-        return shape.params * (MASTER + 6) + micro_batch_size * shape.counts.kept + logits
+        aside = 2 if split else 6
+        return shape.params * (MASTER + aside) + micro_batch_size * shape.counts.kept + logits
     weights = shape.params * MASTER
     weights += ((4 if written_out else 2) * shape.params_non_embedding) if half else 0
-    weights += 4 * shape.params if in_parts or not written_out else 0
+    aside = not split and (in_parts or not written_out)
+    weights += 4 * shape.params if aside else 0
     a_block = rows * _block_bytes(shape, half=half, fused=fused)
     stream = 4 * rows * shape.d_model
     blocks = (stream if recompute else a_block) * shape.num_layers

@@ -1,4 +1,4 @@
-"""When compiling or capturing a training's step pays, by arithmetic alone. Needs no torch.
+"""When compiling, capturing or stacking a training's step pays, by arithmetic. Needs no torch.
 
 Nothing is timed for it, so a trial is computed in one way wherever it is tried again.
 """
@@ -26,6 +26,8 @@ class Device:
     """Share of `peak` that a step reaches whose kernels are large, one by one as torch has them."""
     launch: float
     """Seconds that starting a kernel takes at least."""
+    replayed: float
+    """The same in a step that is captured."""
     compile_seconds: float
     """That `torch.compile` takes for a shape it has not seen."""
     compile_gain: float
@@ -39,23 +41,39 @@ def cpu(threads: int) -> Device:
     two machines in November 2026 with torch 2.13; the share is README.md's at width 128.
     """
     return Device(
-        peak=1e11 * threads, reached=0.6, launch=3e-6, compile_seconds=60.0, compile_gain=1.15
+        peak=1e11 * threads,
+        reached=0.6,
+        launch=3e-6,
+        replayed=3e-6,
+        compile_seconds=60.0,
+        compile_gain=1.15,
     )
 
 
 def gpu(peak: float) -> Device:
     """A GPU of that peak.
 
-    On an H200 in November 2026 with torch 2.11 a kernel was started every 26 µs under autocast, a
+    On an H200 in November 2026 with torch 2.11 a kernel was started every 26 µs under autocast,
+    every 4.3 µs in a captured step, a
     6x512 on 16,384 tokens reached a fifth of the peak, compiling took 12 to 35 s and made a
     captured 4x128 1.7 times as fast. nanoGPT's README has 250 ms become 135 ms by it.
     """
-    return Device(peak=peak, reached=0.2, launch=2.5e-5, compile_seconds=35.0, compile_gain=1.4)
+    return Device(
+        peak=peak,
+        reached=0.2,
+        launch=2.5e-5,
+        replayed=4.3e-6,
+        compile_seconds=35.0,
+        compile_gain=1.4,
+    )
 
 
 def step_seconds(shape: Shape, batch_size: int, parts: int, device: Device) -> float:
-    """Seconds of a step of `batch_size` sequences in `parts`, as torch computes it by itself."""
-    return max(_arithmetic(shape, batch_size, device), _starting(shape, parts, device))
+    """Seconds of a step of `batch_size` sequences in `parts`, uncompiled, captured if that pays."""
+    starting = _starting(shape, parts, device)
+    if capturing_pays(shape, batch_size, parts, device):
+        starting *= device.replayed / device.launch
+    return max(_arithmetic(shape, batch_size, device), starting)
 
 
 def compiling_pays(shape: Shape, batch_size: int, parts: int, steps: int, device: Device) -> bool:
@@ -78,8 +96,10 @@ def stacking_pays(shape: Shape) -> bool:
 
 
 def stacking_pays_on_gpu(shape: Shape, batch_size: int, device: Device) -> bool:
-    """Whether a step's kernels take longer to start than to compute: each has room for more."""
-    return _starting(shape, 1, device) > _arithmetic(shape, batch_size, device)
+    """Whether a captured step's kernels take longer to start than to compute: each has room for
+    more."""
+    starting = _starting(shape, 1, device) * device.replayed / device.launch
+    return starting > _arithmetic(shape, batch_size, device)
 
 
 def _arithmetic(shape: Shape, batch_size: int, device: Device) -> float:

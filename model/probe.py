@@ -194,6 +194,7 @@ def _training(
         attention=attention,
         micro_batch_size=split.micro_batch_size,
         recompute=split.recompute,
+        logit_rows=split.logit_rows,
         captured=gpu and _captured(shape, batch_size, split, payoff.gpu(_peak(dtype, device))),
     )
     optimizer = AdamW(model, recipe, shape)

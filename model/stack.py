@@ -6,12 +6,13 @@ it reports is what it would alone, but for rounding.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model.backprop import derived
-from model.compiling import Gradient
+from model.compiling import Gradient, OrPlain
 from model.precision import flushed
 from model.progress import Progress
 from model.stacked import StackedBackprop
@@ -35,12 +36,14 @@ class Stack:
     def __init__(self, members: Sequence[Training]) -> None:
         if not stackable(members):
             raise ValueError(
-                "members must be decoders of one shape, batch size and parametrization without "
-                "dropout, each batch in one part; on a CPU plain ones in float32"
+                "members must be decoders of one shape, batch size and parametrization, computed "
+                "in one way, without dropout, each batch in one part; on a CPU plain ones in "
+                "float32, on a GPU ones without qk_norm or recomputed blocks"
             )
         self.members: dict[int, Training] = dict(enumerate(members))
         """Those that train on, by their place in the sequence given."""
         self._gradient: Gradient | None = None
+        self._compiles = True
 
     def run(self) -> Iterator[dict[int, Progress]]:
         """Train, yielding what members report as they reach it, by their place.
@@ -61,8 +64,10 @@ class Stack:
             yield found
 
     def drop(self, place: int) -> None:
-        """Train that member no longer: its share of memory and time goes to nobody."""
-        del self.members[place]
+        """Train that member no longer. It keeps its state, in memory of its own, and the others
+        are gathered anew without it."""
+        member = self.members.pop(place)
+        member.move_to([torch.empty_like(member.optimizer.weights) for _ in range(4)])
         self._gradient = None
 
     def _advance(self) -> list[int]:
@@ -95,6 +100,7 @@ class Stack:
         execution = members[0].execution
         if execution.compiled or execution.captured:
             gradient(_tokens(members))
+            self._compiles = not (isinstance(gradient, OrPlain) and gradient.failed)
             each = (members[0].clock() - begin) / len(members)
             for member in members:
                 member.preparing_seconds += each
@@ -102,18 +108,19 @@ class Stack:
 
     def _gather(self, members: Sequence[Training]) -> Gradient:
         """Weights, gradients and moments of all members in a buffer each, and what reads them."""
-        optimizers, first = [member.optimizer for member in members], members[0]
-        like = optimizers[0].weights
+        first = members[0]
+        like, way = first.optimizer.weights, first.execution
         # Apart: autograd would take a gradient that is written for a weight that was changed.
         buffers = [torch.empty(len(members), len(like), device=like.device) for _ in range(4)]
-        for optimizer, *places in zip(optimizers, *buffers, strict=True):
-            optimizer.move(places)
+        for member, *places in zip(members, *buffers, strict=True):
+            member.move_to(places)
         weights, gradients = (self._named(first, buffer) for buffer in buffers[:2])
         if _written_out(first):
             return StackedBackprop(first.shape, first.recipe.batch_size, weights, gradients)
         assert isinstance(first.model, BasicsTransformerLM)
         dtype = getattr(torch, first.recipe.dtype)
-        return stacked_gradient(first.model, weights, gradients, dtype, first.execution)
+        way = replace(way, compiled=way.compiled and self._compiles)
+        return stacked_gradient(first.model, weights, gradients, dtype, way)
 
     @staticmethod
     def _named(first: Training, buffer: Tensor) -> Mapping[str, Tensor]:

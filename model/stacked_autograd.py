@@ -26,6 +26,7 @@ from model.headloss import head_loss, of_part
 from model.transformer import BasicsTransformerLM
 
 EMBEDDING = "token_embeddings.weight"
+"""The head, too, where it is tied."""
 
 
 class StackedAutograd:

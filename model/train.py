@@ -217,6 +217,12 @@ class Training:
             )
         return tokens
 
+    def move_to(self, buffers: Sequence[Tensor]) -> None:
+        """Go on with weights, gradient and moments in other `buffers`, (weights,) each."""
+        self.optimizer.move(buffers)
+        self.__dict__.pop("_gradient", None)  # which writes to the old ones
+        self._prepared = not (self.execution.compiled or self.execution.captured)
+
     def begin(self) -> None:
         """Set out for the next report."""
         self.model.train()

@@ -34,9 +34,9 @@ def room(engine: Engine, trial: Trial, slot: Slot) -> int:
     most = sweep.resources.stack
     if sweep.backend != "train" or most == 1:
         return most
-    halved = engine.ledger.record(trial.key).micro_batch_size is not None
-    if halved or not kernels(sweep, trial, slot).stacked:
+    if _halved(engine, trial) or not kernels(sweep, trial, slot).stacked:
         return 1
+    most >>= engine.ledger.deaths(trial.key)  # so many may have been too large together
     fused = sweep.resources.gpus_per_trial > 0
     each = training_bytes(trial.shape, trial.batch_size, slot.speed.dtype, fused=fused)
     return max(1, int(min(most, USABLE * slot.memory / each)))
@@ -75,7 +75,13 @@ def _fits(engine: Engine, trial: Trial, first: Trial) -> bool:
     killed the ones before."""
     alike = {(t.question.budget, t.shape, t.batch_size) for t in (trial, first)}
     deaths = max(engine.ledger.deaths(t.key) for t in (trial, first))
-    return len(alike) == 1 and deaths < engine.sweep.resources.max_attempts - 1
+    alone = _halved(engine, trial) or deaths >= engine.sweep.resources.max_attempts - 1
+    return len(alike) == 1 and not alone
+
+
+def _halved(engine: Engine, trial: Trial) -> bool:
+    """Did a trial run out of memory by itself?"""
+    return engine.ledger.record(trial.key).micro_batch_size is not None
 
 
 def _member(engine: Engine, trial: Trial) -> Member:

@@ -1,4 +1,5 @@
-"""Whether a trial's step is compiled or captured: a function of the sweep and its slot. No torch.
+"""Whether a trial's step is compiled, captured, stacked: a function of the sweep and its slot.
+Needs no torch.
 
 What a worker finds on its machine decides nothing, so that the rows of a sweep compare.
 """
@@ -25,7 +26,7 @@ class Kernels:
     captured: bool = False
     """As a CUDA graph."""
     stacked: bool = False
-    """By `model.stacked`, alone or with others: how many there are moves no bit."""
+    """By `model.stack`, alone or with others: on one thread of a CPU how many moves no bit."""
 
 
 def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tuner import packing, plan, space, together
 from tuner.backends.contract import Job
 from tuner.backends.train import TrainRun, device
 from tuner.config import Sweep
-from tuner.kernels import kernels
+from tuner.kernels import Kernels, kernels
 from tuner.question import Cell, Question
 from tuner.sections import Resources
 from tuner.slot import Slot
@@ -59,7 +59,7 @@ def find(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
         build=_build(sweep),
         loss=_Loss(sweep, vocab_size, corpus, memory),
     )
-    trials = _trials_per_gpu(sweep, [smallest, largest], memory, speed)
+    trials = _trials_per_gpu(sweep, vocab_size, [smallest, largest], memory, speed)
     memory = _memory(resources, place, trials)
     found = Slot(speed=speed, memory=memory, trials_per_gpu=trials)
     return replace(found, speed=_with_compiler(sweep, vocab_size, found))
@@ -72,21 +72,22 @@ def _with_compiler(sweep: Sweep, vocab_size: int, slot: Slot) -> Speed:
     """
     speed, place = replace(slot.speed, compiles=True), device(sweep.resources)
     asked = replace(slot, speed=speed)
-    planned = plan.plan(sweep, vocab_size).budgets
-    wanted = place != "cpu" or any(
-        kernels(sweep, trial, asked).compiled
-        for level in planned
-        for size in level.shapes
-        for trial in space.largest(
-            sweep, Cell(budget=level.budget, size=size, number=0, seed=0), vocab_size
-        )
-    )
+    wanted = place != "cpu" or any(k.compiled for k in _planned(sweep, vocab_size, asked))
     if not wanted:
         return slot.speed
     if not (told := complaint(place)):
         return speed
     warnings.warn(f"torch.compile fails here, so no trial uses it ({told})", stacklevel=2)
     return replace(slot.speed, why=f"{slot.speed.why}; torch.compile fails: {told}")
+
+
+def _planned(sweep: Sweep, vocab_size: int, slot: Slot) -> Iterator[Kernels]:
+    """How the steps of the planned trials would come about."""
+    for level in plan.plan(sweep, vocab_size).budgets:
+        for size in level.shapes:
+            cell = Cell(budget=level.budget, size=size, number=0, seed=0)
+            for trial in space.largest(sweep, cell, vocab_size):
+                yield kernels(sweep, trial, slot)
 
 
 def peaks(sweep: Sweep, speed: Speed) -> dict[str, float]:
@@ -104,12 +105,17 @@ def _memory(resources: Resources, place: str, trials_per_gpu: int = 1) -> float:
     return packing.share(whole, trials_per_gpu / min(1.0, resources.gpus_per_trial))
 
 
-def _trials_per_gpu(sweep: Sweep, shapes: Sequence[Shape], memory: float, speed: Speed) -> int:
+def _trials_per_gpu(
+    sweep: Sweep, vocab_size: int, shapes: Sequence[Shape], memory: float, speed: Speed
+) -> int:
     """Trials that share a GPU: as written, or as many as are measured to be worth it."""
     resources = sweep.resources
     if resources.trials_per_gpu != "auto":
         return resources.trials_per_gpu
-    if resources.gpus_per_trial != 1 or resources.devices != 1 or resources.stack > 1:
+    if resources.gpus_per_trial != 1 or resources.devices != 1:
+        return 1
+    alone = Slot(speed=speed, memory=memory, peaks=peaks(sweep, speed))
+    if resources.stack > 1 and any(k.stacked for k in _planned(sweep, vocab_size, alone)):
         return 1  # a stack fills what would be shared
     batch_size = _batch_size(sweep)
     needed = training_bytes(shapes[-1], _batch_size(sweep, max), speed.dtype, fused=True)

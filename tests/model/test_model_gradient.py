@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 import model.gradient
 from model.backprop import Backprop
@@ -80,6 +83,38 @@ def stepped(dtype, tokens, **execution):
     assert loss != before
     assert {loss.dtype, *(g.dtype for g in optimizer.gradients)} == {torch.float32}
     return loss, dict(zip(optimizer.names, optimizer.gradients, strict=True))
+
+
+class Foreign(nn.Module):
+    """Somebody's own: rows looked up sparsely, a block computed twice, a weight never used."""
+
+    def __init__(self, sparse=True):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.rows = nn.Embedding(64, 8, sparse=sparse)
+        self.middle, self.head = nn.Linear(8, 8), nn.Linear(8, 64, bias=False)
+        self.unused = nn.Parameter(torch.ones(3))
+        for weight in self.parameters():
+            nn.init.normal_(weight, generator=generator)
+
+    def forward(self, tokens):
+        return self.head(checkpoint(self.middle, self.rows(tokens), use_reentrant=True))
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_a_module_of_ones_own_may_do_what_backward_bears(micro_batch_size):
+    tokens = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(2))
+    own, plain = Foreign(), Foreign(sparse=False)
+    optimizer = AdamW(own, RECIPE, SHAPE)
+    call = gradient(own, optimizer, RECIPE, Execution(micro_batch_size=micro_batch_size))
+    logits = plain(tokens[:, :-1])
+    loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    loss.backward()
+    for _ in range(2):  # nothing is left of the call before
+        assert call(tokens).item() == pytest.approx(loss.item(), rel=1e-5)
+    for name, found in zip(optimizer.names, optimizer.gradients, strict=True):
+        expected = plain.get_parameter(name).grad
+        torch.testing.assert_close(found, torch.zeros(3) if expected is None else expected)
 
 
 def test_variants_go_through_autograd():

@@ -130,6 +130,15 @@ def test_weights_stay_whole_where_they_may():
     assert (found.devices, found.sharded, found.micro_batch_size) == (4, False, 2)
 
 
+def test_split_over_gpus_no_gradient_is_held_whole():
+    """32 layers of width 4096 on four of 80 GB each."""
+    large = Shape(
+        d_model=4096, num_layers=32, num_heads=32, d_ff=16384, vocab_size=50304, context_length=2048
+    )
+    found = spread(large, 8, 80e9, "bfloat16", fused=True, devices=None)
+    assert (found.devices, found.sharded) == (4, True)
+
+
 def test_what_fits_nowhere_is_told():
     with pytest.raises(TooLargeError, match="24x1024"):
         spread(LARGE, 64, 1e8, devices=None)

@@ -174,6 +174,20 @@ def test_one_that_diverges_leaves_by_itself():
     same(found[1], list(training(learning_rate=0.02).run()))
 
 
+def test_who_leaves_keeps_no_other_s_memory_and_can_go_on_alone():
+    members = [training(learning_rate=rate) for rate in (0.01, 0.02)]
+    stack = Stack(members)
+    for found in stack.run():
+        if found[0].step == 30:
+            break
+    stack.drop(0)
+    (left, stayed) = (member.optimizer for member in members)
+    size = left.weights.nbytes
+    assert {b.untyped_storage().nbytes() for b in (left.weights, left.moment2)} == {size}
+    assert stayed.weights.untyped_storage().nbytes() == 2 * size
+    same(list(members[0].run()), list(training(learning_rate=0.01).run())[2:])
+
+
 def test_a_state_goes_on_alone_and_in_another_stack():
     members = [training(learning_rate=rate) for rate in (0.01, 0.02)]
     for _, _found in zip(range(2), Stack(members).run(), strict=False):

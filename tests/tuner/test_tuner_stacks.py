@@ -268,3 +268,5 @@ def test_the_plan_tells_which_sizes_are_not_stacked(text):
     normed, _ = on_gpu(text, shapes={"ladder": [[1, 96]], "qk_norm": True})
     (told,) = (w for w in plan.plan(normed).warnings if "stack" in w)
     assert told.startswith("resources.stack: 1x96 train one a process") and "qk_norm" in told
+    small, _ = on_gpu(text, shapes={"ladder": [[1, 96]]})
+    assert not any("stack" in warning for warning in plan.plan(small).warnings)

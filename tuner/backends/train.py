@@ -11,12 +11,13 @@ from data.corpus import Corpus
 from data.loader import Batch, Loader, held_out
 from model import custom
 from model.device import device_name, memory_bytes
+from model.evaluation import LOGITS
 from model.execution import Execution
 from model.memory import TooLargeError, divisors
 from model.parallel import Group
 from model.progress import Progress
 from model.recipe import Recipe, forked
-from model.shape import CountedShape
+from model.shape import CountedShape, Shape
 from model.speed import Dtype
 from model.stack import Stack
 from model.train import Training
@@ -31,8 +32,8 @@ from tuner.space import Trial
 Batches = Callable[[int], Batch]
 
 EVALUATION_TOKENS = {"cpu": 2**11, "cuda": 2**15}
-"""Tokens evaluated at once, at most: a core is fastest there (measured: model/README.md); a GPU is
-filled."""
+"""Tokens evaluated at once, at most: a core is fastest there (measured: model/README.md); a GPU
+starts fewer kernels."""
 
 
 class TrainRun:
@@ -71,7 +72,7 @@ class TrainRun:
             trial.question.seed,
             workers=job.sweep.resources.loading_workers,
         ).batch
-        at_once = max(1, EVALUATION_TOKENS[device(job.sweep.resources)] // context)
+        at_once = max(1, self._evaluated_at_once(trial.shape) // context)
         evaluated = held_out(corpus, context, at_once, job.sweep.data.held_out_tokens)
         chosen = kernels(job.sweep, trial, job.slot)
         self._stacked = chosen.stacked and micro_batch_size is None and group is None
@@ -90,6 +91,13 @@ class TrainRun:
             model=_model(job.sweep, trial),
             group=group,
         )
+
+    def _evaluated_at_once(self, shape: Shape) -> int:
+        """Tokens: where all their logits are held, as of a split or foreign model, no more."""
+        most = EVALUATION_TOKENS[self.execution.device]
+        if self.execution.sharded or isinstance(shape, CountedShape):
+            return min(most, max(EVALUATION_TOKENS["cpu"], LOGITS // shape.vocab_size))
+        return most
 
     @property
     def micro_batch_size(self) -> int:
