@@ -27,6 +27,8 @@ def allocation_fit(name: str, cells: Cells, draws: Draws, at: tuple[float, ...])
             f"{method.sizes - 1} other sizes"
         )
     kept, minima, thin, open_ended = _minima(profiles(cells), method)
+    if cells.one_budget:
+        raise UnsupportedError(f"needs budgets that differ: all {len(kept)} lie within 5 %")
     params = np.array([point.params for point in minima])
     tokens = np.array([point.tokens for point in minima])
     budgets = np.array([profile.budget for profile in kept])

@@ -14,6 +14,7 @@ from analysis.tuning import known_noise
 
 SHAPE = ("d_model", "num_layers", "num_heads", "d_ff")
 SAME_BUDGET = 0.005  # budgets closer than this are one profile: tables round
+ONE_BUDGET = 0.05  # a table whose budgets all lie this close, ln FLOP, has no exponent to show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,11 @@ class Cells:
         logs = np.log(self.budget)
         count = np.bincount(self.profile)
         return np.exp(np.bincount(self.profile, weights=logs) / count)
+
+    @property
+    def one_budget(self) -> bool:
+        """Whether compute hardly varies: then nothing is known of other budgets."""
+        return bool(np.ptp(np.log(self.budget)) < ONE_BUDGET)
 
     @property
     def flops_per_param_token(self) -> float:

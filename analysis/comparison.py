@@ -102,6 +102,8 @@ class Fits:
     conventions: Conventions = Conventions()
     """`analysis.conventions.compared` fills it in."""
     source: str = ""
+    unsound: tuple[str, ...] = ()
+    """What no law of this table survives, in words; empty where there is no such thing."""
     warnings: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Fit:
@@ -131,6 +133,7 @@ class Fits:
             "validation": [vars(record) for record in self.validation],
             "powers": self.powers.to_dict(),
             "conventions": self.conventions.to_dict(),
+            "unsound": list(self.unsound),
             "warnings": list(self.warnings),
         }
 
@@ -148,6 +151,7 @@ class Fits:
             validation=tuple(Validation(**row) for row in record["validation"]),
             powers=LossPowers.from_dict(record["powers"]),
             conventions=Conventions.from_dict(record["conventions"]),
+            unsound=tuple(record["unsound"]),
             warnings=tuple(record["warnings"]),
         )
 

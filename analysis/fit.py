@@ -1,6 +1,7 @@
 """Every approach on one table of runs, side by side, with their disagreement."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from analysis.laws import LossLaw
 from analysis.lossfit import LossApproach, loss_approaches, loss_fit
 from analysis.losspower import LossPowers, loss_powers
 from analysis.objectives import DELTA
-from analysis.quality import table_warnings
+from analysis.quality import far_answers, table_warnings, unsound
 from analysis.results import (
     REPORTED_BUDGETS,
     Certificate,
@@ -82,7 +83,10 @@ def fit(
         for name, stream in zip(APPROACHES, streams, strict=True)
     }
     fitted = tuple(
-        _attempt(name, _fitter(name, runs, points, of_loss.get(name)), draws[name], budgets)
+        _doubted(
+            _attempt(name, _fitter(name, runs, points, of_loss.get(name)), draws[name], budgets),
+            unsound(points),
+        )
         for name in names
     )
     if all(one.law is None for one in fitted):
@@ -118,6 +122,14 @@ def _attempt(name: str, fitter: Fitter, draws: Draws, at: tuple[float, ...]) -> 
     return Fit(name=name, law=None, status=status, warnings=(status.reason,), at=at)
 
 
+def _doubted(one: Fit, unsound: tuple[str, ...]) -> Fit:
+    """The fit, doubtful for what speaks against every law of the table."""
+    if one.law is None or not unsound:
+        return one
+    reason = "; ".join([*unsound, *filter(None, [one.status.reason])])
+    return replace(one, status=FitStatus(state="doubtful", reason=reason))
+
+
 def _fitter(name: str, runs: Runs, points: Cells, approach: LossApproach | None) -> Fitter:
     if approach is not None:
         return lambda draws, at: loss_fit(name, approach, points, draws, at)
@@ -141,5 +153,6 @@ def _compare(
         disagreement=tuple(
             disagreement(there, reference, budget) for budget in sorted({10 * largest, *budgets})
         ),
-        warnings=table_warnings(points, budgets),
+        unsound=unsound(points),
+        warnings=(*table_warnings(points), *far_answers(points, budgets)),
     )  # fmt: skip

@@ -79,7 +79,8 @@ class LossLaw:
     def n_opt(self, budget: Value) -> Value:
         """Weights that give the lowest loss at `budget` FLOPs: eq. 4 of arXiv 2203.15556."""
         ratio = self.alpha * self.A / (self.cost_exponent * self.beta * self.B)
-        return ratio ** (1 / self._slope) * (budget / self.flops_per_param_token) ** self.a
+        with np.errstate(over="ignore"):  # a draw may have its optimum beyond all numbers
+            return ratio ** (1 / self._slope) * (budget / self.flops_per_param_token) ** self.a
 
     def d_opt(self, budget: Value) -> Value:
         """Tokens that give the lowest loss at `budget` FLOPs."""

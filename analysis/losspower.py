@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from analysis import wording
-from analysis.cells import Cells
+from analysis.cells import ONE_BUDGET, Cells
 from analysis.laws import Array, Value
 from analysis.newton import Index, Minima, minimize
 from analysis.powerlaw import log_fit
@@ -197,6 +197,8 @@ def _refused(variable: Variable, points: Frontier) -> str:
     """Why there is no law of `variable`; empty where there can be one."""
     if len(points.x) < needed(floor=False):
         return f"needs at least {needed(floor=False)} levels, got {len(points.x)}"
+    if np.ptp(np.log(points.x)) < ONE_BUDGET:
+        return f"its {len(points.x)} levels lie within 5 % of each other"
     if variable == "budget":
         return ""
     other = "tokens" if variable == "params" else "params"

@@ -10,7 +10,7 @@ from analysis.comparison import Fits
 from analysis.expected import Expected, expected_loss, law_of_loss
 from analysis.laws import LossLaw
 from analysis.proposal import ProposedShape, Surroundings, proposed_shape
-from analysis.quality import EXTRAPOLATION
+from analysis.quality import EXTRAPOLATION, table_warnings
 from analysis.results import Fit, FitError, Interval
 from analysis.runs import Runs
 from analysis.serving import Deployment, deployment
@@ -37,6 +37,8 @@ class Prediction:
     """Sequences a step; None where the runs name none."""
     approach: str
     warnings: tuple[str, ...]
+    unsound: tuple[str, ...] = ()
+    """Those of the warnings, the first ones, that no law of these runs survives."""
     deployment: Deployment | None = None
     """The cheapest model of the same loss over a life of serving, where that was asked for."""
     deployment_shape: ProposedShape | None = None
@@ -62,6 +64,7 @@ class Prediction:
             "batch_size_interval": self.batch_size_interval,
             "approach": self.approach,
             "warnings": list(self.warnings),
+            "unsound": list(self.unsound),
             "deployment": None if self.deployment is None else self.deployment.to_dict(),
             "deployment_shape": (
                 None if self.deployment_shape is None else vars(self.deployment_shape)
@@ -70,7 +73,8 @@ class Prediction:
 
     def summary(self) -> str:
         """All of it for a person to read."""
-        lines = [f"{self.budget:.4g} FLOP, by {self.approach}, with 95 % intervals"]
+        lines = [f"not sound: {why}" for why in self.unsound]
+        lines.append(f"{self.budget:.4g} FLOP, by {self.approach}, with 95 % intervals")
         for name, value in (("params", self.params), ("tokens", self.tokens), ("loss", self.loss)):
             if value is not None:
                 bounds = f"[{value.low:.4g}, {value.high:.4g}]"
@@ -154,13 +158,21 @@ def predict(
         approach=best.name,
         deployment=cheapest,
         deployment_shape=proposed_shape(cheapest.params, around) if shape and cheapest else None,
+        unsound=fits.unsound,
         warnings=(
+            *fits.unsound,
+            *_of_the_table(runs, points),
             *_warnings(fits, points, budget, tokens, batch_size, around),
             *_loss_warnings(fits, expected),
             *_no_gain(loss, points, budget),
             *_rate_warnings(runs, proposed),
         ),
     )
+
+
+def _of_the_table(runs: Runs, points: Cells) -> tuple[str, ...]:
+    """What is amiss with somebody's table; a sweep says it of its own runs, in its own words."""
+    return table_warnings(points) if runs.count == "as given" else ()
 
 
 def _estimate(value: float, interval: Interval) -> Estimate:
@@ -236,8 +248,9 @@ def _warnings(
         )
     if budget < smallest:
         found.append(f"below the smallest budget measured ({smallest:.3g} FLOP)")
-    if fits.best.status.state != "ok":
-        found.append(f"{fits.best.name}: {fits.best.status.reason}")
+    doubts = [x for x in fits.best.status.reason.split("; ") if x and x not in fits.unsound]
+    if doubts:
+        found.append(f"{fits.best.name}: {'; '.join(doubts)}")
     if not around.vocab_size:
         found.append("the runs name no vocabulary: the shape's head and embeddings are not counted")
     if batch_size is not None and around.context_length:

@@ -12,7 +12,14 @@ FEW_SIZES = 5
 EXTRAPOLATION = 10.0  # times the largest budget measured
 
 
-def table_warnings(cells: Cells, at: tuple[float, ...]) -> tuple[str, ...]:
+def unsound(cells: Cells) -> tuple[str, ...]:
+    """What no law of this table survives, in words; empty where there is no such thing."""
+    if cells.one_budget:
+        return ("one budget: the exponent is not measured, run others 3 and 10 times as large",)
+    return ()
+
+
+def table_warnings(cells: Cells) -> tuple[str, ...]:
     """Warnings on the table as a whole and profile by profile; nothing is dropped for them."""
     found: list[str] = []
     if is_profiled(cells, 3):
@@ -24,13 +31,18 @@ def table_warnings(cells: Cells, at: tuple[float, ...]) -> tuple[str, ...]:
             f"{len(edges)} of {len(cells)} cells have their best learning rate on the edge of the "
             f"rates tried (budgets {', '.join(f'{c:.3g}' for c in np.unique(edges))}): widen them"
         )
-    largest = float(cells.budget.max())
-    if max(at) > EXTRAPOLATION * largest:
-        found.append(
-            f"answers beyond {EXTRAPOLATION * largest:.3g} FLOP are more than {EXTRAPOLATION:g} "
-            f"times the largest budget measured ({largest:.3g})"
-        )
     return tuple(found)
+
+
+def far_answers(cells: Cells, at: tuple[float, ...]) -> tuple[str, ...]:
+    """A warning where answers at budgets `at` lie farther out than intervals cover."""
+    largest = float(cells.budget.max())
+    if max(at) <= EXTRAPOLATION * largest:
+        return ()
+    return (
+        f"answers beyond {EXTRAPOLATION * largest:.3g} FLOP are more than {EXTRAPOLATION:g} "
+        f"times the largest budget measured ({largest:.3g})",
+    )
 
 
 def profile_warnings(profile: Profile) -> list[str]:

@@ -33,10 +33,10 @@ def answer(story: Story) -> Section:
     return Section(
         key="answer",
         title=f"With {wording.flops(asked.budget)} FLOP",
-        text=(_sentence(asked),),
+        text=(*(f"Not sound: {why}." for why in asked.unsound), _sentence(asked)),
         tables=(_allocation_table(asked),),
         pictures=(_n_opt_picture(story),),
-        points=(*asked.warnings, *story.notes),
+        points=(*(said for said in asked.warnings if said not in asked.unsound), *story.notes),
     )
 
 
@@ -139,7 +139,7 @@ def certainty(story: Story) -> Section:
         key="certainty",
         title="How sure",
         text=(_choice(story),),
-        points=_brief([*_without_conventions(fits), *_unsaid(fits), *_said(fits)]),
+        points=_brief([*_without_conventions(fits), *_unsaid(story), *_said(fits)]),
         tables=(
             _approaches(story, target),
             *_skipped(fits),
@@ -209,14 +209,15 @@ def _skipped(fits: Fits) -> tuple[Table, ...]:
     return (table(caption, ("skipped", "reason"), rows),) if rows else ()
 
 
-def _unsaid(fits: Fits) -> list[str]:
-    """What the fits warn of and neither a table of the section nor an approach says."""
+def _unsaid(story: Story) -> list[str]:
+    """What the fits warn of and neither the answer nor an approach says."""
     said = {
         f"{fit.name}: {text}"
-        for fit in fits.approaches
+        for fit in story.fits.approaches
         for text in (fit.status.reason, *fit.warnings)
     }
-    return [warning for warning in fits.warnings if warning not in said]
+    said.update(story.prediction.warnings if story.prediction else ())
+    return [warning for warning in story.fits.warnings if warning not in said]
 
 
 def _said(fits: Fits) -> list[str]:

@@ -274,5 +274,8 @@ def key(budget: float) -> str:
 def percentile_interval(draws: Value, level: float = LEVEL) -> Interval:
     """Central interval of `draws` that holds a share `level` of them."""
     tail = 50.0 * (1.0 - level)
-    low, high = np.percentile(np.asarray(draws), [tail, 100.0 - tail])
+    values = np.asarray(draws)
+    # Between two infinities nothing can be interpolated.
+    method = "linear" if np.isfinite(values).all() else "nearest"
+    low, high = np.percentile(values, [tail, 100.0 - tail], method=method)
     return float(low), float(high)

@@ -79,7 +79,7 @@ def of_fits(fits: "Fits") -> str:
     lines += [_disagreement(record) for record in fits.disagreement]
     lines += _powers(fits.powers)
     lines += _conventions(fits.conventions)
-    lines += [f"! {warning}" for warning in fits.warnings]
+    lines += [f"! {warning}" for warning in (*fits.unsound, *fits.warnings)]
     lines += ["", *(of_fit(fit) for fit in fits.approaches)]
     return "\n".join(lines)
 

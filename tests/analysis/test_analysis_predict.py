@@ -40,7 +40,7 @@ def test_the_json_of_a_prediction(tuned_runs, fits):
     assert set(record) == {
         "budget", "params", "tokens", "loss", "shape", "learning_rate", "batch_size", "approach",
         "warnings", "deployment", "deployment_shape", "shape_interval", "learning_rate_interval",
-        "batch_size_interval",
+        "batch_size_interval", "unsound",
     }  # fmt: skip
     assert set(record["shape"]) == {"d_model", "num_layers", "num_heads", "d_ff", "params"}
     assert set(record["params"]) == {"value", "low", "high"}

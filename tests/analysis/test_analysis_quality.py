@@ -1,0 +1,84 @@
+"""What is said of a stranger's table before any answer drawn from it is believed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from analysis import report
+from analysis.fit import fit
+from analysis.laws import LossLaw
+from analysis.predict import predict
+from analysis.results import percentile_interval
+from analysis.runs import Runs
+
+LAW = LossLaw(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
+
+
+def profiles(budgets=BUDGETS, around=(0.3, 3.0), *, noise=0.002, seed=0, count=7):
+    """Runs of each budget at sizes from `around` times its optimum."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (c, n, c / 6 / n, float(LAW.loss(n, c / 6 / n) * np.exp(rng.normal(0, noise))))
+        for c in budgets
+        for n in LAW.n_opt(c) * np.geomspace(*around, count)
+    ]
+    return pd.DataFrame(rows, columns=["C", "N", "D", "L"])
+
+
+def answered(table, budget=1e21, approaches=("argmin", "parabola", "chinchilla")):
+    runs = Runs.of(table, source="theirs.csv")
+    fits = fit(runs, approaches=approaches, at=[budget], replicates=50)
+    return runs, fits, predict(runs, fits, budget)
+
+
+def test_a_sound_table_is_told_nothing_unsound():
+    _, fits, found = answered(profiles())
+    assert fits.unsound == found.unsound == ()
+    assert fits["chinchilla"].status.state == "ok"
+    assert found.summary().startswith("1e+21 FLOP, by chinchilla")
+
+
+def test_one_budget_measures_no_exponent(tmp_path):
+    table = profiles([1e19], count=8)
+    runs, fits, found = answered(table, 1e20, ["chinchilla", "skaling"])
+    said = "one budget: the exponent is not measured"
+    assert fits.best.status.state == "doubtful"
+    assert "none can be trusted" in fits.chosen_because
+    assert f"! {said}" in fits.summary()
+    assert found.summary().startswith(f"not sound: {said}")
+    assert found.warnings[0].startswith(said)
+    report.write(runs, fits, found, tmp_path / "report.html", title="theirs")
+    first = (tmp_path / "report.md").read_text().split("Allocation by")[0]
+    assert f"Not sound: {said}" in first
+
+
+def test_draws_beyond_all_numbers_end_an_interval_and_nothing_else():
+    drawn = replace(LAW, A=np.array([1e-200, 400.0, 1e200, 1e300]), alpha=0.1, beta=0.1)
+    optima = drawn.n_opt(1e20)
+    assert np.isinf(optima[2:]).all()
+    assert percentile_interval(optima)[1] == np.inf
+
+
+def test_one_budget_that_tables_round_is_one():
+    table = profiles([1e19], count=8).drop(columns="C")
+    table["D"] *= np.exp(np.random.default_rng(0).uniform(-0.015, 0.015, len(table)))
+    _, fits, found = answered(table, 1e20)
+    assert found.summary().startswith("not sound: one budget")
+    assert fits["argmin"].status.state == "skipped"
+    assert "L(C)" in fits.powers.left_out
+
+
+def test_predict_says_of_a_strangers_table_what_fit_says():
+    _, fits, found = answered(profiles(around=(0.02, 0.3)))
+    of_profiles = [said for said in fits.warnings if said.startswith("budget ")]
+    assert len(of_profiles) == len(BUDGETS)
+    assert set(of_profiles) <= set(found.warnings)
+    assert all(f"! {said}" in found.summary() for said in of_profiles)
+
+
+def test_a_sweep_says_it_in_its_own_words(tuned_runs):
+    fits = fit(tuned_runs, approaches=["parabola", "chinchilla"], replicates=50)
+    found = predict(tuned_runs, fits, 1e13)
+    assert not [said for said in found.warnings if said.startswith("budget ")]
