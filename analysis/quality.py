@@ -9,6 +9,7 @@ from analysis.profiles import Profile, is_profiled, profiles
 DUPLICATE = 0.005  # relative distance of two sizes below which they are one measurement
 FAR_OFF = 5.0  # robust standard deviations from a profile's parabola
 FEW_SIZES = 5
+REMEDY = {"smallest": "smaller", "largest": "larger"}
 EXTRAPOLATION = 10.0  # times the largest budget measured
 
 
@@ -16,7 +17,26 @@ def unsound(cells: Cells) -> tuple[str, ...]:
     """What no law of this table survives, in words; empty where there is no such thing."""
     if cells.one_budget:
         return ("one budget: the exponent is not measured, run others 3 and 10 times as large",)
-    return ()
+    return _all_on_an_edge(profiles(cells)) if is_profiled(cells, 3) else ()
+
+
+def _all_on_an_edge(found: list[Profile]) -> tuple[str, ...]:
+    """The sentence where no profile shows its minimum: then every optimum is an extrapolation."""
+    sides = {_edge(profile) for profile in found if len(profile.log_params) >= 3}
+    if "" in sides:
+        return ()
+    which, remedy = " or ".join(sorted(sides)), " and ".join(sorted(REMEDY[x] for x in sides))
+    return (
+        f"at every budget the {which} size has the lowest loss: no optimum was measured, "
+        f"add {remedy} ones",
+    )
+
+
+def _edge(profile: Profile) -> str:
+    """On which edge of a profile its lowest run lies; empty where it is inside."""
+    best = int(profile.loss.argmin())
+    last = len(profile.loss) - 1
+    return "smallest" if best == 0 else "largest" if best == last else ""
 
 
 def table_warnings(cells: Cells) -> tuple[str, ...]:
@@ -56,8 +76,7 @@ def profile_warnings(profile: Profile) -> list[str]:
     if len(x) < FEW_SIZES:
         found.append(f"{place}: {len(x)} sizes; {FEW_SIZES} or more show a minimum safely")
     best = int(y.argmin())
-    if best in (0, len(x) - 1):
-        side = "smallest" if best == 0 else "largest"
+    if side := _edge(profile):
         found.append(f"{place}: the {side} size has the lowest loss: the minimum may lie beyond")
     elif len(x) >= FEW_SIZES and best in (1, len(x) - 2):
         found.append(f"{place}: the lowest run is next to the edge: the profile is off center")

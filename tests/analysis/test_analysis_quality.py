@@ -82,3 +82,21 @@ def test_a_sweep_says_it_in_its_own_words(tuned_runs):
     fits = fit(tuned_runs, approaches=["parabola", "chinchilla"], replicates=50)
     found = predict(tuned_runs, fits, 1e13)
     assert not [said for said in found.warnings if said.startswith("budget ")]
+
+
+def test_minima_all_on_an_edge_lead_the_answer(tmp_path):
+    runs, fits, found = answered(profiles(around=(0.02, 0.3)))
+    said = "at every budget the largest size has the lowest loss: no optimum was measured"
+    assert {fits[name].status.state for name in ("argmin", "chinchilla")} == {"doubtful"}
+    assert found.summary().startswith(f"not sound: {said}")
+    assert found.warnings[0].startswith(said)
+    report.write(runs, fits, found, tmp_path / "report.html", title="theirs")
+    assert f"Not sound: {said}" in (tmp_path / "report.md").read_text().split("Train ")[0]
+
+
+def test_one_minimum_inside_is_evidence():
+    """Edges at some budgets are warned of, profile by profile; they condemn nothing."""
+    table = pd.concat([profiles(BUDGETS[:4], (0.02, 0.3)), profiles(BUDGETS[4:])])
+    _, fits, found = answered(table)
+    assert not fits.unsound
+    assert "the largest size has the lowest loss" in " ".join(found.warnings)
