@@ -154,5 +154,5 @@ def _compare(
             disagreement(there, reference, budget) for budget in sorted({10 * largest, *budgets})
         ),
         unsound=unsound(points),
-        warnings=(*table_warnings(points), *far_answers(points, budgets)),
+        warnings=(*table_warnings(runs, points), *far_answers(points, budgets)),
     )  # fmt: skip

@@ -172,7 +172,7 @@ def predict(
 
 def _of_the_table(runs: Runs, points: Cells) -> tuple[str, ...]:
     """What is amiss with somebody's table; a sweep says it of its own runs, in its own words."""
-    return table_warnings(points) if runs.count == "as given" else ()
+    return table_warnings(runs, points) if runs.count == "as given" else ()
 
 
 def _estimate(value: float, interval: Interval) -> Estimate:

@@ -3,12 +3,16 @@
 import numpy as np
 
 from analysis.cells import Cells
-from analysis.laws import Array
+from analysis.laws import FLOPS_PER_PARAM_TOKEN, Array
 from analysis.profiles import Profile, is_profiled, profiles
+from analysis.runs import Runs
 
 DUPLICATE = 0.005  # relative distance of two sizes below which they are one measurement
 FAR_OFF = 5.0  # robust standard deviations from a profile's parabola
 FEW_SIZES = 5
+# Of 6 · N · D, by honest counts: a lookup table or a mixture's idle experts in N at the low end,
+# attention over long contexts at the high one.
+FEWEST_FLOPS, MOST_FLOPS = 0.3, 3.0
 REMEDY = {"smallest": "smaller", "largest": "larger"}
 EXTRAPOLATION = 10.0  # times the largest budget measured
 
@@ -39,9 +43,9 @@ def _edge(profile: Profile) -> str:
     return "smallest" if best == 0 else "largest" if best == last else ""
 
 
-def table_warnings(cells: Cells) -> tuple[str, ...]:
+def table_warnings(runs: Runs, cells: Cells) -> tuple[str, ...]:
     """Warnings on the table as a whole and profile by profile; nothing is dropped for them."""
-    found: list[str] = []
+    found: list[str] = _units(cells) if runs.count == "as given" else []
     if is_profiled(cells, 3):
         for profile in profiles(cells):
             found += profile_warnings(profile) if len(profile.log_params) >= 3 else []
@@ -52,6 +56,18 @@ def table_warnings(cells: Cells) -> tuple[str, ...]:
             f"rates tried (budgets {', '.join(f'{c:.3g}' for c in np.unique(edges))}): widen them"
         )
     return tuple(found)
+
+
+def _units(cells: Cells) -> list[str]:
+    """The question where a stranger's C is not his N times his D. Of small models of a known count
+    attention may be most of C, so that a sweep's own table is not asked."""
+    ratio = float(np.median(cells.budget / (FLOPS_PER_PARAM_TOKEN * cells.params * cells.tokens)))
+    if FEWEST_FLOPS <= ratio <= MOST_FLOPS:
+        return []
+    return [
+        f"budgets are {ratio:.3g} times 6 · params · tokens: params or tokens in other units, or "
+        "not all of them counted?"
+    ]
 
 
 def far_answers(cells: Cells, at: tuple[float, ...]) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ class Runs:
         curves: pd.DataFrame | None = None,
         column_map: Mapping[str, str] = MappingProxyType({}),
     ) -> "Runs":
-        """Runs from a table in memory, checked as `read` checks a file.
+        """Runs from a table in memory, checked as `read` checks a file, but in any unit.
 
         Raises:
             RunTableError: with all faults.
@@ -200,4 +200,7 @@ def read(path: Path, *, column_map: Mapping[str, str] = MappingProxyType({})) ->
     """
     table_path, curves_path = tables.locate(path)
     curves = tables.load(curves_path) if curves_path is not None else None
-    return Runs.of(tables.load(table_path), source=str(path), curves=curves, column_map=column_map)
+    table = tables.load(table_path)
+    runs = Runs.of(table, source=str(path), curves=curves, column_map=column_map)
+    tables.refuse_millions(runs.table, runs.trials.columns, str(path))
+    return runs

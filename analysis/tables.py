@@ -1,7 +1,7 @@
 """Anybody's table of runs, checked and brought to our column names: the workings of `runs.read`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +33,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 """Names other people give to our columns, in the order in which they are looked for."""
 
 MEASURES = ("budget", "params", "tokens", "loss")
+LEAST: Mapping[str, float] = {"budget": 1e6, "params": 1e3, "tokens": 1e3}
+"""What the largest run of anybody's table has at least."""
 _SUFFIXES = (".parquet", ".csv", ".json", ".jsonl", ".ndjson")
 _SHOWN = 12  # faults printed before "and N more": a person mends a file by column, not by row
 
@@ -167,6 +169,25 @@ def usable(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, tuple[Droppe
     return _third(
         rows.assign(**{name: numbers[name].astype("float64") for name in present})
     ), dropped
+
+
+def refuse_millions(rows: pd.DataFrame, given: Collection[str], source: str) -> None:
+    """Refuse a file whose largest run is smaller than any: it counts in millions, or in PF-days.
+
+    Raises:
+        RunTableError: with each such measure; those not `given` were computed.
+    """
+    faults = []
+    for name, least in LEAST.items():
+        if (largest := float(rows[name].max())) >= least:
+            continue
+        place = f"column {name!r}" if name in given else f"{name!r}, computed by C = 6 N D"
+        faults.append(
+            f"{source}: {place}: the largest is {largest:.4g}, less than {least:g}. "
+            "Give single weights, tokens and FLOPs: multiply millions by 1e6, billions by 1e9"
+        )
+    if faults:
+        raise RunTableError(faults)
 
 
 def _reasons(rows: pd.DataFrame) -> list[object]:

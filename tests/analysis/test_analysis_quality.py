@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis import report
+from analysis.cells import cells
 from analysis.fit import fit
 from analysis.laws import LossLaw
 from analysis.predict import predict
+from analysis.quality import table_warnings
 from analysis.results import percentile_interval
-from analysis.runs import Runs
+from analysis.runs import Runs, RunTableError, read
 
 LAW = LossLaw(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
@@ -100,3 +103,68 @@ def test_one_minimum_inside_is_evidence():
     _, fits, found = answered(table)
     assert not fits.unsound
     assert "the largest size has the lowest loss" in " ".join(found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("column", "factor", "said"),
+    [("N", 1e-6, "1e+06 times"), ("D", 1e-6, "1e+06 times"), ("C", 1 / 6, "0.167 times"),
+     ("C", 1e12, "1e+12 times")],
+)  # fmt: skip
+def test_units_that_do_not_fit_each_other_are_asked_about(column, factor, said):
+    table = profiles()
+    table[column] *= factor
+    _, fits, found = answered(table)
+    question = f"budgets are {said} 6 · params · tokens: params or tokens in other units"
+    assert any(said.startswith(question) for said in fits.warnings)
+    assert f"! {question}" in found.summary()
+
+
+@pytest.mark.parametrize("factor", [0.35, 1.0, 2.8])
+def test_honest_counts_of_flops_are_not_asked_about(factor):
+    """Attention over a long context, an idle embedding: 6 N D is nobody's exact count."""
+    table = profiles()
+    table["C"] *= factor
+    _, fits, _ = answered(table)
+    assert not [said for said in fits.warnings if "units" in said]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["epoch_chinchilla_245.csv", "kyotakano_llm_df.csv", "gemstones_hot.csv",
+     "gemstones_slim_chinchilla.csv", "isoflops_curves.json"],
+)  # fmt: skip
+def test_published_tables_are_in_units(published, name):
+    runs = read(published(name))
+    assert not [said for said in table_warnings(runs, cells(runs)) if "units" in said]
+
+
+def write(table, path):
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("units", "places"),
+    [
+        ({"N": 1e-9}, ["column 'params': the largest is "]),
+        ({"D": 1e-9}, ["column 'tokens': the largest is "]),
+        ({"C": 8.64e-19}, ["column 'budget': the largest is 86.4, less than 1e+06. Give single"]),
+    ],
+)
+def test_what_is_counted_in_millions_is_refused(units, places, tmp_path):
+    table, path = profiles(), tmp_path / "theirs.csv"
+    for column, factor in units.items():
+        table[column] *= factor
+    with pytest.raises(RunTableError) as caught:
+        read(write(table, path))
+    assert len(caught.value.faults) == len(places)
+    for fault, place in zip(caught.value.faults, places, strict=True):
+        assert fault.startswith(f"{path}: {place}")
+
+
+def test_a_computed_budget_is_refused_as_one(tmp_path):
+    table = profiles().drop(columns="C")
+    table["N"] /= 1e6
+    table["D"] /= 1e9
+    with pytest.raises(RunTableError, match=r"'budget', computed by C = 6 N D: the largest is "):
+        read(write(table, tmp_path / "theirs.csv"))
