@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analysis.cells import Cells
+from analysis.cells import ONE_BUDGET, Cells
 from analysis.laws import FLOPS_PER_PARAM_TOKEN, Array
 from analysis.profiles import Profile, is_profiled, profiles
 from analysis.runs import Runs
@@ -10,6 +10,7 @@ from analysis.runs import Runs
 DUPLICATE = 0.005  # relative distance of two sizes below which they are one measurement
 FAR_OFF = 5.0  # robust standard deviations from a profile's parabola
 FEW_SIZES = 5
+APART = 0.1  # ln FLOP between budgets that nobody meant as one
 # Of 6 · N · D, by honest counts: a lookup table or a mixture's idle experts in N at the low end,
 # attention over long contexts at the high one.
 FEWEST_FLOPS, MOST_FLOPS = 0.3, 3.0
@@ -46,6 +47,7 @@ def _edge(profile: Profile) -> str:
 def table_warnings(runs: Runs, cells: Cells) -> tuple[str, ...]:
     """Warnings on the table as a whole and profile by profile; nothing is dropped for them."""
     found: list[str] = _units(cells) if runs.count == "as given" else []
+    found += _shattered(cells)
     if is_profiled(cells, 3):
         for profile in profiles(cells):
             found += profile_warnings(profile) if len(profile.log_params) >= 3 else []
@@ -67,6 +69,26 @@ def _units(cells: Cells) -> list[str]:
     return [
         f"budgets are {ratio:.3g} times 6 · params · tokens: params or tokens in other units, or "
         "not all of them counted?"
+    ]
+
+
+def _shattered(cells: Cells) -> list[str]:
+    """The sentence where budgets come in tight groups, apart from each other, that are no profiles.
+
+    Scattered tables have neighbors as close by chance, but no gaps between groups.
+    """
+    logs = np.sort(np.log(cells.budgets))
+    groups = np.split(logs, np.flatnonzero(np.diff(logs) > APART) + 1)
+    broken = [group for group in groups if len(group) > 1]
+    width = max((float(np.ptp(group)) for group in broken), default=np.inf)
+    count = sum(map(len, broken))
+    if width > ONE_BUDGET or len(cells) < 3 * len(groups):
+        return []
+    others, meant = ("each other", "one") if len(broken) == 1 else ("others", f"{len(broken)}")
+    return [
+        f"{count} budgets lie within {100 * width:.2g} % of {others}: "
+        f"if they are meant as {meant}, "
+        "give a column of budgets, or name it: --map THEIRS=budget"
     ]
 
 

@@ -1,5 +1,6 @@
 """What is said of a stranger's table before any answer drawn from it is believed."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -168,3 +169,31 @@ def test_a_computed_budget_is_refused_as_one(tmp_path):
     table["D"] /= 1e9
     with pytest.raises(RunTableError, match=r"'budget', computed by C = 6 N D: the largest is "):
         read(write(table, tmp_path / "theirs.csv"))
+
+
+def shattered(budgets):
+    """Runs without budgets, their tokens rounded by 1.5 % either way."""
+    table = profiles(budgets).drop(columns="C")
+    table["D"] *= np.exp(np.random.default_rng(0).uniform(-0.015, 0.015, len(table)))
+    runs = Runs.of(table)
+    return table_warnings(runs, cells(runs))[0]
+
+
+def test_budgets_that_shatter_are_asked_about():
+    mended = "give a column of budgets, or name it: --map THEIRS=budget"
+    assert re.fullmatch(
+        rf"\d budgets lie within 2\.\d % of each other: if they are meant as one, {mended}",
+        shattered([1e19]),
+    )
+    assert re.fullmatch(
+        rf"\d+ budgets lie within 2\.\d % of others: if they are meant as 5, {mended}",
+        shattered(BUDGETS),
+    )
+
+
+def test_scattered_runs_are_not_asked_for_budgets():
+    rng = np.random.default_rng(0)
+    n, d = 10 ** rng.uniform(7, 9, 60), 10 ** rng.uniform(9, 11, 60)
+    runs = Runs.of(pd.DataFrame({"N": n, "D": d, "L": LAW.loss(n, d)}))
+    assert np.diff(np.sort(np.log(runs.table["budget"]))).min() < 0.02
+    assert not table_warnings(runs, cells(runs))
