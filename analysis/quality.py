@@ -6,10 +6,12 @@ from analysis.cells import ONE_BUDGET, Cells
 from analysis.laws import FLOPS_PER_PARAM_TOKEN, Array
 from analysis.profiles import Profile, is_profiled, profiles
 from analysis.runs import Runs
+from analysis.tables import NO_LOSS
 
 DUPLICATE = 0.005  # relative distance of two sizes below which they are one measurement
 FAR_OFF = 5.0  # robust standard deviations from a profile's parabola
 FEW_SIZES = 5
+SHOWN_ROWS = 12
 APART = 0.1  # ln FLOP between budgets that nobody meant as one
 # Of 6 · N · D, by honest counts: a lookup table or a mixture's idle experts in N at the low end,
 # attention over long contexts at the high one.
@@ -47,7 +49,7 @@ def _edge(profile: Profile) -> str:
 def table_warnings(runs: Runs, cells: Cells) -> tuple[str, ...]:
     """Warnings on the table as a whole and profile by profile; nothing is dropped for them."""
     found: list[str] = _units(cells) if runs.count == "as given" else []
-    found += _shattered(cells)
+    found += [*_shattered(cells), *_without_loss(runs)]
     if is_profiled(cells, 3):
         for profile in profiles(cells):
             found += profile_warnings(profile) if len(profile.log_params) >= 3 else []
@@ -90,6 +92,15 @@ def _shattered(cells: Cells) -> list[str]:
         f"if they are meant as {meant}, "
         "give a column of budgets, or name it: --map THEIRS=budget"
     ]
+
+
+def _without_loss(runs: Runs) -> list[str]:
+    lost = [str(row.row) for row in runs.dropped if row.reason == NO_LOSS]
+    if not lost:
+        return []
+    shown = ", ".join(lost[:SHOWN_ROWS]) + " …" * (len(lost) > SHOWN_ROWS)
+    rows = "row" if len(lost) == 1 else "rows"
+    return [f"{len(lost)} {rows} without a loss left out: {rows} {shown}"]
 
 
 def far_answers(cells: Cells, at: tuple[float, ...]) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 MEASURES = ("budget", "params", "tokens", "loss")
 LEAST: Mapping[str, float] = {"budget": 1e6, "params": 1e3, "tokens": 1e3}
 """What the largest run of anybody's table has at least."""
+NO_LOSS = "no loss"
+"""Why a row is left out whose run diverged or was not measured."""
+NO_LOSSES = ("", "nan", "inf", "+inf", "-inf", "infinity", "none", "<na>")
+"""How files write it."""
 _SUFFIXES = (".parquet", ".csv", ".json", ".jsonl", ".ndjson")
 _SHOWN = 12  # faults printed before "and N more": a person mends a file by column, not by row
 
@@ -159,6 +163,12 @@ def usable(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, tuple[Droppe
             )
         )
         rows = rows.drop(index=unfinished.index)
+    words = (str(value).strip().lower() for value in rows["loss"])
+    lost = rows[np.array([word in NO_LOSSES for word in words], dtype=bool)]
+    if len(lost) == len(rows) > 0:
+        raise RunTableError([f"{source}: no row has a loss: all {len(rows)} are NaN or empty"])
+    dropped += tuple(Dropped(row=int(row), reason=NO_LOSS) for row in lost["row"])
+    rows = rows.drop(index=lost.index)
     present = [name for name in MEASURES if name in rows.columns]
     numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in present}
     faults = [fault for name in present for fault in _bad_values(rows, name, numbers[name], source)]

@@ -8,6 +8,7 @@ import pytest
 
 from analysis import runs as contract
 from analysis.cells import cells
+from analysis.quality import table_warnings
 from analysis.runs import Runs, RunTableError, read
 from analysis.simulate import Tuning, isoflop_records, simulate
 
@@ -80,15 +81,35 @@ def test_missing_columns_are_all_named(tmp_path):
     assert "no column 'budget'" not in faults
 
 
-@pytest.mark.parametrize("bad", ["n/a", -1.0, 0.0, float("inf"), None])
+@pytest.mark.parametrize("bad", ["n/a", -1.0, 0.0])
 def test_bad_values_are_named_by_row_and_column(bad):
     table = pd.DataFrame({"C": [1e18, 1e18], "N": [1e8, 2e8], "L": [3.0, bad]}, dtype=object)
     with pytest.raises(RunTableError, match=r"row 2, column 'loss'.*not a positive number"):
         Runs.of(table)
 
 
+@pytest.mark.parametrize("ending", [".csv", ".json", ".jsonl", ".parquet"])
+def test_runs_without_a_loss_are_left_out(records, tmp_path, ending):
+    """Every lab's table has runs that diverged; the others are worth as much as before."""
+    for place, lost in ((3, None), (8, float("nan")), (11, float("inf"))):
+        records[place]["final_loss"] = lost
+    found = read(write_as(ending, records, tmp_path))
+    assert [(row.row, row.reason) for row in found.dropped] == [
+        (row, "no loss") for row in (4, 9, 12)
+    ]
+    assert len(found.table) == len(records) - 3
+    said = table_warnings(found, cells(found))
+    assert "3 rows without a loss left out: rows 4, 9, 12" in said
+
+
+def test_a_table_without_any_loss_is_refused():
+    table = pd.DataFrame({"C": [1e18, 1e18], "N": [1e8, 2e8], "L": [None, float("nan")]})
+    with pytest.raises(RunTableError, match="no row has a loss: all 2 are NaN or empty"):
+        Runs.of(table)
+
+
 def test_every_bad_value_is_reported_at_once():
-    table = pd.DataFrame({"C": [1e18, -1.0], "N": [0.0, 2e8], "L": [3.0, None]})
+    table = pd.DataFrame({"C": [1e18, -1.0], "N": [0.0, 2e8], "L": [3.0, -1.0]})
     with pytest.raises(RunTableError) as caught:
         Runs.of(table)
     assert len(caught.value.faults) == 3
