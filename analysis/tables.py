@@ -108,7 +108,7 @@ def named(table: pd.DataFrame, column_map: Mapping[str, str], source: str) -> pd
     """The table under our names, with the third of budget, params, tokens from C = 6 N D."""
     unknown = [name for name in column_map if name not in table.columns]
     if unknown:
-        raise RunTableError([_no_column(source, name, table) for name in unknown])
+        raise RunTableError([_no_column(source, x, column_map[x], table) for x in unknown])
     renamed = table.rename(columns=dict(column_map))
     for ours, theirs in ALIASES.items():
         alias = next((name for name in theirs if name in renamed.columns), None)
@@ -118,7 +118,9 @@ def named(table: pd.DataFrame, column_map: Mapping[str, str], source: str) -> pd
     return renamed.reset_index(drop=True)
 
 
-def _no_column(source: str, name: str, table: pd.DataFrame) -> str:
+def _no_column(source: str, name: str, ours: str, table: pd.DataFrame) -> str:
+    if ours in table.columns:
+        return f"{source}: --map {name}={ours}: the file's name comes first: --map {ours}={name}"
     columns = [str(column) for column in table.columns]
     near = get_close_matches(name, columns, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(columns)}"

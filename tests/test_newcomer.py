@@ -47,6 +47,7 @@ MISTAKES = [
     ("fit words.csv", "words.csv"),
     ("fit rows.csv", "rows.csv"),
     ("fit runs.csv --map L", "--map L: expected THEIRS=OURS"),
+    ("fit columns.csv --map params=size", "the file's name comes first: --map size=params"),
     # what is to be written
     ("report runs.csv -o absent/report.html", "absent/report.html: No such file or directory"),
     ("report a.csv b.csv c.csv d.csv e.csv", "5 sweeps: name at most 4"),

@@ -70,6 +70,8 @@ def test_map_names_their_columns(records, tmp_path):
     assert len(read(path, column_map={"size": "params", "nll": "loss"}).table) == len(records)
     with pytest.raises(RunTableError, match=r"'siz' that is not there; did you mean 'size'"):
         read(path, column_map={"siz": "params"})
+    with pytest.raises(RunTableError, match=r"name comes first: --map size=params$"):
+        read(path, column_map={"params": "size"})
 
 
 def test_missing_columns_are_all_named(tmp_path):
