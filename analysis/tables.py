@@ -114,7 +114,7 @@ def named(table: pd.DataFrame, column_map: Mapping[str, str], source: str) -> pd
         alias = next((name for name in theirs if name in renamed.columns), None)
         if ours not in renamed.columns and alias is not None:
             renamed = renamed.rename(columns={alias: ours})
-    _refuse_missing(renamed, source)
+    _refuse_missing(renamed, [str(column) for column in table.columns], source)
     return renamed.reset_index(drop=True)
 
 
@@ -127,12 +127,12 @@ def _no_column(source: str, name: str, ours: str, table: pd.DataFrame) -> str:
     return f"{source}: --map names a column {name!r} that is not there; {hint}"
 
 
-def _refuse_missing(table: pd.DataFrame, source: str) -> None:
-    columns = [str(column) for column in table.columns]
+def _refuse_missing(table: pd.DataFrame, columns: list[str], source: str) -> None:
+    """Refuse a `table` under our names that lacks measures; `columns` are the file's own."""
     faults = []
-    if "loss" not in columns:
+    if "loss" not in table.columns:
         faults.append(_missing("loss", columns, source))
-    absent = [name for name in ("budget", "params", "tokens") if name not in columns]
+    absent = [name for name in ("budget", "params", "tokens") if name not in table.columns]
     if len(absent) > 1:
         faults += [_missing(name, columns, source) for name in absent]
         faults.append(f"{source}: any two of budget, params, tokens are enough (C = 6 N D)")
@@ -217,10 +217,15 @@ def _bad_values(
     values = numbers.to_numpy(dtype="float64", na_value=np.nan)
     bad = ~(np.isfinite(values) & (values > 0))
     return [
-        f"{source}: row {row}, column {name!r}: {value!r} is not a positive number; "
+        f"{source}: row {row}, column {name!r}: {_shown(value)} is not a positive number; "
         "mend it or leave the row out"
         for row, value in zip(rows["row"][bad], rows[name][bad], strict=True)
     ]
+
+
+def _shown(value: object) -> str:
+    """A cell as its file has it: what pandas reads as NaN was most often left blank."""
+    return "a blank" if pd.isna(value) else repr(value)  # pyrefly: ignore
 
 
 def _third(rows: pd.DataFrame) -> pd.DataFrame:

@@ -75,12 +75,13 @@ def test_map_names_their_columns(records, tmp_path):
 
 
 def test_missing_columns_are_all_named(tmp_path):
-    path = write_as(".csv", [{"size": 1, "C": 2}], tmp_path)
+    path = write_as(".json", [{"run_name": "a", "size": 1, "C": 2}], tmp_path)
     with pytest.raises(RunTableError) as caught:
         read(path)
     faults = " ".join(caught.value.faults)
     assert all(name in faults for name in ("'loss'", "'params'", "'tokens'", "--map theirs=loss"))
     assert "no column 'budget'" not in faults
+    assert "it has run_name, size, C." in faults
 
 
 @pytest.mark.parametrize("bad", ["n/a", -1.0, 0.0])
@@ -108,6 +109,13 @@ def test_a_table_without_any_loss_is_refused():
     table = pd.DataFrame({"C": [1e18, 1e18], "N": [1e8, 2e8], "L": [None, float("nan")]})
     with pytest.raises(RunTableError, match="no row has a loss: all 2 are NaN or empty"):
         Runs.of(table)
+
+
+def test_a_blank_is_called_one(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("C,N,L\n1e18,1e8,3.0\n1e18,,2.9\n")
+    with pytest.raises(RunTableError, match="row 2, column 'params': a blank is not a positive"):
+        read(path)
 
 
 def test_every_bad_value_is_reported_at_once():
