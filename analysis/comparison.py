@@ -102,6 +102,8 @@ class Fits:
     conventions: Conventions = Conventions()
     """`analysis.conventions.compared` fills it in."""
     source: str = ""
+    targets: tuple[float, ...] = ()
+    """Budgets that were asked about, FLOP; else ten and a hundred times the largest measured."""
     unsound: tuple[str, ...] = ()
     """What no law of this table survives, in words; empty where there is no such thing."""
     warnings: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ class Fits:
             "validation": [vars(record) for record in self.validation],
             "powers": self.powers.to_dict(),
             "conventions": self.conventions.to_dict(),
+            "targets": list(self.targets),
             "unsound": list(self.unsound),
             "warnings": list(self.warnings),
         }
@@ -151,6 +154,7 @@ class Fits:
             validation=tuple(Validation(**row) for row in record["validation"]),
             powers=LossPowers.from_dict(record["powers"]),
             conventions=Conventions.from_dict(record["conventions"]),
+            targets=tuple(record["targets"]),
             unsound=tuple(record["unsound"]),
             warnings=tuple(record["warnings"]),
         )

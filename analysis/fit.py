@@ -41,6 +41,8 @@ APPROACHES: tuple[str, ...] = (
 """All of them, in the order in which they are run and shown."""
 Fitter: TypeAlias = Callable[[Draws, tuple[float, ...]], Fit]
 """(draws, budgets to answer for) → the fit of one approach."""
+REACHES = (10.0, 100.0)
+"""Times the largest budget measured: where a fit answers that is not asked about a budget."""
 REPLICATES = 1000
 """Bootstrap draws by default: ends of a 95 % interval are good to about 5 % of its width."""
 
@@ -59,7 +61,8 @@ def fit(
 ) -> Fits:
     """Fit every approach (or those named) to `runs`.
 
-    `at` names more budgets at which N_opt and D_opt are wanted, FLOP; `pinned_E` an irreducible
+    `at` names budgets at which N_opt and D_opt are wanted, FLOP, in place of ten and a hundred
+    times the largest; `pinned_E` an irreducible
     loss known beforehand, nat/token, which the laws of loss then take as given; `delta` the width
     of the Huber penalty of `chinchilla` and `skaling`; `replicates` bootstrap draws give the
     intervals (0: none). `bootstrap` names how approach 3 resamples, by default pairs for 100 trials
@@ -93,7 +96,8 @@ def fit(
         raise RunTableError([f"{runs.source}: {one.name}: {one.status.reason}" for one in fitted])
     validation = validate(points, of_loss)
     powers = loss_powers(points, replicates, last)
-    return _compare(runs, points, fitted, budgets, validation, powers)
+    targets = tuple(sorted({*at} or {reach * float(points.budget.max()) for reach in REACHES}))
+    return _compare(runs, points, fitted, targets, validation, powers)
 
 
 def _known(approaches: Sequence[str] | None) -> tuple[str, ...]:
@@ -139,20 +143,21 @@ def _fitter(name: str, runs: Runs, points: Cells, approach: LossApproach | None)
 
 
 def _compare(
-    runs: Runs, points: Cells, fitted: tuple[Fit, ...], budgets: tuple[float, ...],
+    runs: Runs, points: Cells, fitted: tuple[Fit, ...], targets: tuple[float, ...],
     validation: tuple[Validation, ...], powers: LossPowers,
 ) -> Fits:  # fmt: skip
     chosen, because = choose(fitted, validation)
     there = [one for one in fitted if one.law is not None]
     law = next(one for one in there if one.name == chosen).law
     largest = float(points.budget.max())
+    budgets = tuple(sorted({10 * largest, *targets, *REPORTED_BUDGETS}))
     reference = law if isinstance(law, LossLaw) else None
     return Fits(
         source=runs.source, n=len(points), dropped=runs.dropped, approaches=fitted,
         chosen=chosen, chosen_because=because, validation=validation, powers=powers,
         disagreement=tuple(
-            disagreement(there, reference, budget) for budget in sorted({10 * largest, *budgets})
+            disagreement(there, reference, budget) for budget in budgets
         ),
-        unsound=unsound(points),
+        targets=targets, unsound=unsound(points),
         warnings=(*table_warnings(runs, points), *far_answers(points, budgets)),
     )  # fmt: skip

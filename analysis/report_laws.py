@@ -91,7 +91,7 @@ def allocation(story: Story) -> Section | LeftOut:
         tables=(
             table("Optimum by the chosen fit; far from the runs, only arithmetic", head, rows),
             _published(story),
-            _power_laws(fits),
+            _power_laws(story),
             *_points(fits),
             *_loss_powers(fits),
         ),
@@ -136,21 +136,24 @@ def _optimum(law: Law, budget: float) -> tuple[str, str]:
     return wording.count(float(law.n_opt(budget))), wording.count(float(law.d_opt(budget)))
 
 
-def _power_laws(fits: Fits) -> Table:
-    """Both laws of every approach, with N_opt and D_opt where they are always given."""
+def _power_laws(story: Story) -> Table:
+    """Both laws of every approach, with N_opt and D_opt at the target and the usual budgets."""
+    largest = float(story.runs.table["budget"].max())
+    asked = story.target or story.runs.reach
+    budgets = sorted({asked, *(c for c in _FAR if c < REACH * largest)})
     rows = []
-    for fit in fits.approaches:
+    for fit in story.fits.approaches:
         if fit.law is None:
             continue
         law = fit.allocation
-        values = (quantity(c) for c in _FAR for quantity in (fit.n_opt, fit.d_opt))
+        values = (quantity(c) for c in budgets for quantity in (fit.n_opt, fit.d_opt))
         rows.append((
             fit.name,
             f"{float(law.n_coef):.5g} · C^{float(law.a):.5f}",
             f"{float(law.d_coef):.5g} · C^{float(law.b):.5f}",
             *(wording.count(float(value)) for value in values),
         ))  # fmt: skip
-    places = (f"{letter} at {wording.flops(c)}" for c in _FAR for letter in ("N_opt", "D_opt"))
+    places = (f"{letter} at {wording.flops(c)}" for c in budgets for letter in ("N_opt", "D_opt"))
     return table("Both laws, by every approach", ("approach", "N_opt", "D_opt", *places), rows)
 
 

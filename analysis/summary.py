@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from analysis import wording
 from analysis.laws import AllocationLaw
-from analysis.results import REPORTED_BUDGETS, Fit
+from analysis.results import Fit
 
 if TYPE_CHECKING:
     from analysis.comparison import Conventions, Disagreement, Fits
@@ -76,7 +76,7 @@ def of_fits(fits: "Fits") -> str:
         f"held-out error of ln loss, {one.approach}: {one.error:.4g} over {one.folds} folds"
         for one in fits.validation
     ]
-    lines += [_disagreement(record) for record in fits.disagreement]
+    lines += [_disagreement(one) for one in fits.disagreement if one.budget in fits.targets]
     lines += _powers(fits.powers)
     lines += _conventions(fits.conventions)
     lines += [f"! {warning}" for warning in (*fits.unsound, *fits.warnings)]
@@ -129,14 +129,12 @@ def _conventions(table: "Conventions") -> list[str]:
 
 def _table(fits: "Fits") -> list[str]:
     shown = [fit for fit in fits.approaches if fit.law is not None]
-    asked = [c for c in shown[0].at if c not in REPORTED_BUDGETS]
-    budgets = [*asked, *REPORTED_BUDGETS[-2:]]
-    head = "".join(f"{f'N_opt({c:.3g})':>14}{f'D_opt({c:.3g})':>14}" for c in budgets)
+    head = "".join(f"{f'N_opt({c:.3g})':>14}{f'D_opt({c:.3g})':>14}" for c in fits.targets)
     lines = [f"{'approach':<18}{'a':>8}  {'95 % of a':<18}{head}"]
     for fit in shown:
         interval = "[{:.4f}, {:.4f}]".format(*fit.intervals["a"]) if "a" in fit.intervals else ""
         values = "".join(
-            f"{float(fit.n_opt(c)):>14.4g}{float(fit.d_opt(c)):>14.4g}" for c in budgets
+            f"{float(fit.n_opt(c)):>14.4g}{float(fit.d_opt(c)):>14.4g}" for c in fits.targets
         )
         lines.append(f"{fit.name:<18}{fit.a:>8.5f}  {interval:<18}{values}")
     return lines

@@ -43,7 +43,9 @@ def fit(
     at: Annotated[
         list[float] | None,
         typer.Option(
-            help="Also give N_opt and D_opt at this budget, FLOP.", callback=_all_positive
+            help="Give N_opt and D_opt at this budget, FLOP; may be given several times. Default "
+            "ten and a hundred times the largest of the table.",
+            callback=_all_positive,
         ),
     ] = None,
     pin_E: PinE = None,

@@ -198,6 +198,18 @@ def test_the_summary_says_what_cannot_be_trusted(fits):
     assert f"{point.budget:.4g} FLOP: N_opt {point.params:.5g}, D_opt {point.tokens:.5g}" in text
 
 
+def test_nobody_s_budget_is_ten_and_a_hundred_times_the_largest(tuned_runs, fits):
+    alone = fit(tuned_runs, approaches=["parabola", "chinchilla"], replicates=0)
+    assert alone.targets == (1e13, 1e14)
+    assert fits.targets == (1e13,)
+    text = alone.summary()
+    for budget in (1e13, 1e14):
+        assert f"N_opt({budget:.3g})" in text
+        assert f"at {budget:.3g} FLOP approaches differ" in text
+    assert "1e+24" not in text
+    assert Fits.from_dict(json.loads(json.dumps(alone.to_dict()))).targets == alone.targets
+
+
 def test_one_budget_is_refused_with_every_reason():
     table = pd.DataFrame(isoflop_records(PLAIN, [1e18], np.geomspace(1e7, 1e9, 4)))
     with pytest.raises(RunTableError) as caught:
