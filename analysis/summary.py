@@ -66,12 +66,12 @@ def _power_laws(fit: Fit) -> str:
 
 
 def of_fits(fits: "Fits") -> str:
-    """All approaches, the choice, the disagreement."""
+    """The answer and what speaks against it; then every approach, the rest, the rows left out."""
     lines = [f"{fits.source}: {fits.n} points, {len(fits.dropped)} rows dropped"]
-    lines += [f"  row {row.row} dropped: {row.reason}" for row in fits.dropped[:5]]
-    lines += [f"  … and {len(fits.dropped) - 5} more"] * (len(fits.dropped) > 5)
-    lines += ["", *_table(fits), "", f"follow {fits.chosen}: {fits.chosen_because}"]
-    lines += [f"  {_power_laws(fits.best)}", *_points(fits.best)]
+    lines += [f"not sound: {why}" for why in fits.unsound]
+    lines += [f"follow {fits.chosen}: {fits.chosen_because}", f"  {_power_laws(fits.best)}"]
+    lines += [f"! {warning}" for warning in (*fits.unsound, *fits.warnings)]
+    lines += ["", *_table(fits), "", f"{fits.chosen}, budget by budget:", *_points(fits.best)]
     lines += [
         f"held-out error of ln loss, {one.approach}: {one.error:.4g} over {one.folds} folds"
         for one in fits.validation
@@ -79,7 +79,8 @@ def of_fits(fits: "Fits") -> str:
     lines += [_disagreement(one) for one in fits.disagreement if one.budget in fits.targets]
     lines += _powers(fits.powers)
     lines += _conventions(fits.conventions)
-    lines += [f"! {warning}" for warning in (*fits.unsound, *fits.warnings)]
+    lines += [f"row {row.row} dropped: {row.reason}" for row in fits.dropped[:5]]
+    lines += [f"… and {len(fits.dropped) - 5} more"] * (len(fits.dropped) > 5)
     lines += ["", *(of_fit(fit) for fit in fits.approaches)]
     return "\n".join(lines)
 

@@ -92,6 +92,48 @@ def test_a_mistake_gets_its_line(folder, monkeypatch, capsys, line, said):
     assert len(err) < 900
 
 
+STUMBLES = [
+    ("predict one.csv --budget 1e20", 1, "not sound: one budget: the exponent is not measured"),
+    ("fit one.csv --replicates 100", 2, "not sound: one budget: the exponent is not measured"),
+    ("fit shattered.csv --replicates 100", 2, "not sound: one budget"),
+    ("predict edges.csv --budget 1e21", 1, "not sound: at every budget the largest size has"),
+    ("predict millions.csv --budget 1e21", 20, "! budgets are 1e+06 times 6 · params · tokens"),
+    ("predict diverged.csv --budget 1e21", 20, "! 2 rows without a loss left out: rows 2, 7"),
+]
+"""Commands on tables that can be read and not believed, and what stands in the first lines."""
+
+
+@pytest.mark.parametrize(("line", "within", "said"), STUMBLES)
+def test_a_table_that_is_not_sound_is_answered_with_doubt(
+    folder, monkeypatch, capsys, line, within, said
+):
+    rows = [[float(cell) for cell in row.split(",")] for row in TABLE.splitlines()[1:]]
+    one = [
+        (n, 1e19 / 6 / n * (1 + step), 2.5 + (n / 3e8 - 1) ** 2)
+        for n, step in zip(
+            (5e7, 1e8, 1.5e8, 2e8, 3e8, 4e8, 5e8, 6e8),
+            (0.01, -0.01, 0.014, 0, -0.013, 0.005, 0.012, -0.003),
+            strict=True,
+        )
+    ]
+    tables = {
+        "one": ("C,N,L", [(1e19, n, loss) for n, _, loss in one]),
+        "shattered": ("N,D,L", one),
+        "edges": ("C,N,L", [(c, n / 100, loss + 1e9 / n) for c, n, loss in rows]),
+        "millions": ("C,N,D,L", [(c, n / 1e6, c / 6 / n, loss) for c, n, loss in rows]),
+        "diverged": ("C,N,L", [
+            (c, n, "nan" if number in (2, 7) else loss)
+            for number, (c, n, loss) in enumerate(rows, 1)
+        ]),
+    }  # fmt: skip
+    for name, (head, cells) in tables.items():
+        text = "\n".join([head, *(",".join(map(str, row)) for row in cells)])
+        (folder / f"{name}.csv").write_text(text + "\n")
+    code, out, err = isoflop(line, monkeypatch, capsys)
+    assert (code, err) == (0, "")  # and pytest turns a warning into an error
+    assert said in "\n".join(out.splitlines()[:within])
+
+
 def test_all_faults_of_a_file_come_at_once(folder, monkeypatch, capsys):
     (folder / "sweep.toml").write_text('budgets = "many"\n[serch]\n[search]\ntrails = 3\n')
     _, _, err = isoflop("plan sweep.toml", monkeypatch, capsys)

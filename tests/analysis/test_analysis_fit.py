@@ -194,6 +194,10 @@ def test_the_summary_says_what_cannot_be_trusted(fits):
     assert "skipped (needs training curves" in text
     assert "more than 10 times the largest budget measured" in text
     assert f"follow {fits.chosen}" in text
+    answer, *detail = text.split("\n\n")  # what a person reads first
+    assert f"follow {fits.chosen}" in answer
+    assert all(f"\n! {said}" in answer for said in fits.warnings)
+    assert not [part for part in detail if part.startswith("!") or "\n! " in part]
     point = fits["parabola"].points[0]
     assert f"{point.budget:.4g} FLOP: N_opt {point.params:.5g}, D_opt {point.tokens:.5g}" in text
 

@@ -50,6 +50,7 @@ def test_one_budget_measures_no_exponent(tmp_path):
     said = "one budget: the exponent is not measured"
     assert fits.best.status.state == "doubtful"
     assert "none can be trusted" in fits.chosen_because
+    assert fits.summary().splitlines()[1].startswith(f"not sound: {said}")
     assert f"! {said}" in fits.summary()
     assert found.summary().startswith(f"not sound: {said}")
     assert found.warnings[0].startswith(said)
