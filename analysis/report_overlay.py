@@ -24,7 +24,7 @@ def answer(tales: Sequence[Tale]) -> Section:
     return Section(
         key="answer",
         title=f"With {budget} FLOP, by {len(tales)} sweeps" if budget else names,
-        text=tuple(_agreement(asked)),
+        text=(*_unsound(asked), *_agreement(asked)),
         tables=(_answers(asked),) if asked else (),
         pictures=(
             Picture.of(
@@ -40,8 +40,15 @@ def answer(tales: Sequence[Tale]) -> Section:
 
 
 def _said(tale: Tale) -> tuple[str, ...]:
-    warned = tale.story.prediction.warnings if tale.story.prediction else ()
+    found = tale.story.prediction
+    warned = [said for said in found.warnings if said not in found.unsound] if found else []
     return (*warned, *tale.story.notes)
+
+
+def _unsound(asked: Sequence[tuple[Tale, Prediction]]) -> Iterator[str]:
+    """A sentence for whatever makes an answer unsound, before any number."""
+    for tale, found in asked:
+        yield from (f"{tale.name} is not sound: {why}." for why in found.unsound)
 
 
 def _agreement(asked: Sequence[tuple[Tale, Prediction]]) -> Iterator[str]:

@@ -48,6 +48,16 @@ def test_intervals_that_overlap_are_said_to(tmp_path):
     assert "a factor of 1, and their 95 % intervals overlap." in (tmp_path / "x.html").read_text()
 
 
+def test_what_is_not_sound_is_said_before_any_number(tmp_path):
+    told, why = stories.story(), "one budget: the exponent is not measured"
+    asked = replace(told.prediction, unsound=(why,), warnings=(why, *told.prediction.warnings))
+    doubted = replace(told, prediction=asked)
+    report.write_overlay([("one", told), ("two", doubted)], tmp_path / "x.html", title="x")
+    said = (tmp_path / "x.md").read_text()
+    assert 0 < said.index(f"two is not sound: {why}.") < said.index("one asks for")
+    assert said.count(why) == 1
+
+
 def test_what_differs_comes_first(page):
     rows = [row for row in page.rows if len(row) == 3]
     assert rows.index(["device", "cpu", "gpu"]) < rows.index(["sweep", "told", "told"])
