@@ -34,8 +34,9 @@ isoflop -q predict "$out/law" --budget 1e21 --json > "$out/answer.json"
 cat "$out/answer.json"
 
 # 7. An optimum on the edge: a ladder that ends too early, with extension off. The plan is content;
-#    the report says in words which sizes are missing. The cure is a longer ladder, or extension on.
+#    the report says in words which sizes are missing. The cure is a longer ladder, or none written and
+#    extension on.
 isoflop run tuner/sweeps/law.toml --yes --dir "$out/edge" -s search.trials=2 \
     -s 'shapes.ladder=[[2,64],[2,128],[3,192],[4,256]]' -s search.extend=false
-grep "extend shapes.ladder" "$out/edge/report.md"
+grep "add larger sizes" "$out/edge/report.md"
 echo "open $out/law/report.html; lay both over each other: isoflop report $out/law $out/edge"

@@ -1,5 +1,6 @@
 """The README's commands exist, its links lead somewhere, its sweep is one."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -82,6 +83,28 @@ def test_links_lead_somewhere(root, name):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_what_an_unsound_answer_says_is_quoted(root):
+    """Each row begins with a message in the words of some text of the program, … for its values."""
+    page = (root / "README.md").read_text().split("## When the answer is not sound")[1]
+    rows = re.findall(r"^\| (.*?) \|", page.split("\n## ")[0], flags=re.MULTILINE)
+    paths = [*(root / "tuner").glob("*.py"), *(root / "analysis").glob("*.py")]
+    said = [text for path in paths for text in texts(ast.parse(path.read_text()))]
+    quotes = [row for row in rows if row not in {"it says", "---"}]
+    assert len(quotes) > 4
+    for quote in quotes:
+        words = ".*".join(re.escape(part.strip()) for part in quote.split("…"))
+        assert any(re.search(words, text) for text in said), quote
+
+
+def texts(tree):
+    """Each text of a module, … for the values put into it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                piece.value if isinstance(piece, ast.Constant) else "…" for piece in node.values
+            )
 
 
 def sections(path):

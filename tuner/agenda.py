@@ -17,7 +17,7 @@ from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger
 from tuner.question import Cell, Setting
 from tuner.search import DESIGNED
-from tuner.soundness import MARGIN, Profile
+from tuner.soundness import EXPLORED, MARGIN, Profile
 from tuner.space import Size, Trial
 from tuner.value import Value
 
@@ -137,7 +137,7 @@ class Agenda:
         explore = self.sweep.explore
         if explore.budget is None:
             return self.sweep.search.learning_rate
-        stands = self.ledger.fact("rates")
+        stands = self.ledger.fact(EXPLORED)
         if stands is None:
             if self._busy(explore.budget) or any(self._exploration()):
                 return None
@@ -146,7 +146,7 @@ class Agenda:
             least, most = self.sweep.search.limits or (0.0, math.inf)
             found = (max(least, rate / explore.within), min(most, rate * explore.within))
             stands = self.ledger.write_fact(
-                "rates", json.dumps(found if best else self.sweep.search.learning_rate)
+                EXPLORED, json.dumps(found if best else self.sweep.search.learning_rate)
             )
         low, high = json.loads(stands)
         return low, high

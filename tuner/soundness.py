@@ -4,6 +4,7 @@ Sound: the minimum has completed sizes on both sides, its learning rate others t
 and its noise is known from another seed.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,21 @@ from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
 
-from tuner import space
+from tuner import remedies, space
 from tuner.config import Sweep
 from tuner.ledger import Ledger
-from tuner.question import Cell
+from tuner.question import Cell, Question
+from tuner.remedies import Means
 from tuner.space import Size, Trial
 
 MARGIN = 2
 """Completed sizes wanted on each side of the minimum."""
 STRIDE = 2.0
 """Factor from a best rate on the edge to the next one tried: the loss is flat within it."""
+EXPLORED = "rates"
+"""Fact of the ledger: learning rates that profiles search, once they were explored."""
+NEAR = 0.1
+"""Share of a range's log-width from its end within which a best rate may belong beyond it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,8 @@ class Profile:
     rates: tuple[float, float]
     """Lowest and highest learning rate tried at the best size; where trials are forked, at any
     budget up to this one: what did not go on was judged there."""
+    searched: tuple[float, float]
+    """Lowest and highest learning rate that the sampler may propose."""
     numbers: Mapping[Size, int]
     """Learning rates asked at each size."""
     seeds: int
@@ -55,15 +63,27 @@ class Profile:
         return place, len(done) - 1 - place
 
     @property
+    def end(self) -> float | None:
+        """The end of the range that the best learning rate is near, if none lies beyond it."""
+        if self.best is None:
+            return None
+        rate, (low, high) = self.best.question.learning_rate, self.searched
+        near = (high / low) ** NEAR
+        if rate <= low * near and self.rates[0] >= low:
+            return low
+        return high if rate >= high / near and self.rates[1] <= high else None
+
+    @property
     def edge(self) -> float | None:
-        """The learning rate to try beyond the best one, if none at its size lies there."""
+        """The learning rate to try beyond the best one, if none at its size lies there, or none
+        beyond the end of the range that it is near."""
         low, high = self.rates
         if self.best is None or low == high:
             return None
         rate = self.best.question.learning_rate
-        if rate == low:
+        if rate == low or self.end == self.searched[0]:
             return low / STRIDE
-        return high * STRIDE if rate == high else None
+        return high * STRIDE if rate == high or self.end == self.searched[1] else None
 
     def wanted(self, sweep: Sweep, ladder: Sequence[Size]) -> list[Cell]:
         """The trials that would mend what is unsound first: sizes, then rates, then seeds."""
@@ -95,36 +115,50 @@ class Profile:
             for size, seed in places
         ]  # fmt: skip
 
-    def faults(self, sound_steps: int, *, alone: bool = True) -> list[str]:
-        """In words, what keeps the profile's minimum from being trusted.
+    def faults(self, means: Means, *, alone: bool = True) -> list[str]:
+        """In words, what keeps the profile's minimum from being trusted, and what would mend it.
 
         Args:
-            sound_steps: optimizer steps that a run should take.
+            means: what there is to mend it with.
             alone: the minimum is found from this profile; else from one law of loss and rates for
                 all budgets, which needs one size on each side and no other rates here.
         """
-        margin = MARGIN if alone else 1
+        margin, sound = MARGIN if alone else 1, means.sweep.sound_steps
         if self.best is None:
             return [f"budget {self.budget:g}: no completed run"]
         found = []
-        asked = self.best.question
+        asked, (below, above) = self.best.question, self.sides
         missing = [f"{n}x{d}" for n, d in self.window if (n, d) not in self.losses]
         if missing:
             found.append(f"no completed run at {', '.join(missing)}")
-        if min(self.sides) < margin:
+        if min(below, above) < margin:
+            remedy = means.of_sizes(self.budget, self.window, (below < margin, above < margin))
             found.append(
-                f"the minimum, {asked.size[0]}x{asked.size[1]}, has {self.sides[0]} completed "
-                f"sizes below and {self.sides[1]} above; {margin} are wanted: extend shapes.ladder"
+                f"the minimum, {asked.size[0]}x{asked.size[1]}, has {below} completed sizes below "
+                f"and {above} above; {margin} are wanted: {remedy}"
             )
         if alone and self.edge is not None:
+            found.append(self._of_rates(asked, means))
+        if self.best.steps < sound:
             found.append(
-                f"the best learning rate, {asked.learning_rate:.3g}, is on the edge of those tried "
-                f"at its size, {self.rates[0]:.3g} to {self.rates[1]:.3g}: raise search.trials or "
-                "cap.flops"
+                f"the best run took {self.best.steps} steps, below sound_steps = {sound}: lower "
+                "training.batch_size or drop the budget"
             )
-        if self.best.steps < sound_steps:
-            found.append(f"the best run took {self.best.steps} steps, below {sound_steps}")
         return [f"budget {self.budget:g}: {fault}" for fault in found]
+
+    def _of_rates(self, asked: Question, means: Means) -> str:
+        """That the best learning rate may lie beyond those tried, and what would tell."""
+        rate, (low, high), (least, most) = asked.learning_rate, self.rates, self.searched
+        if self.end is not None:
+            return (
+                f"the best learning rate, {rate:.3g}, is near the end of the range searched, "
+                f"{least:.3g} to {most:.3g}: {means.of_range()}"
+            )
+        is_within = least <= low and high <= most
+        return (
+            f"the best learning rate, {rate:.3g}, is on the edge of those tried at its size, "
+            f"{low:.3g} to {high:.3g}: {means.of_rates() if is_within else means.of_range()}"
+        )
 
     def _grown(self, ladder: Sequence[Size]) -> Sequence[Size]:
         """The window, widened along the ladder as far as the minimum asks for."""
@@ -138,7 +172,7 @@ class Profile:
             return None
         low, high = sweep.search.limits or (0.0, math.inf)
         rate = min(high, max(low, self.edge))
-        return None if rate == self.best.question.learning_rate else rate
+        return None if self.rates[0] <= rate <= self.rates[1] else rate
 
     def _neighbors(self) -> list[Size]:
         """The best size and those beside it."""
@@ -181,6 +215,7 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         losses=losses,
         best=best,
         rates=(min(tried, default=0.0), max(tried, default=0.0)),
+        searched=_searched(sweep, ledger, budget),
         numbers={size: 1 + max(q.number for q in known if q.size == size) for size in sizes},
         seeds=len(runs[_cell(best)]) if best else 0,
         trunks={question.size: question.trunk for question in asked},
@@ -191,9 +226,16 @@ def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:
     """In words, what keeps the sweep's profiles from being trusted."""
     if sweep.design == "grid":
         return []  # no profile, so no minimum to trust
-    alone = sweep.target.interval is None
+    alone, means = sweep.target.interval is None, remedies.means(sweep, ledger, vocab_size)
     profiles = (profile(sweep, ledger, vocab_size, budget) for budget in sweep.budgets)
-    return [fault for found in profiles for fault in found.faults(sweep.sound_steps, alone=alone)]
+    return [fault for found in profiles for fault in found.faults(means, alone=alone)]
+
+
+def _searched(sweep: Sweep, ledger: Ledger, budget: float) -> tuple[float, float]:
+    """Learning rates that may be proposed at a budget: explored ones, once those are known."""
+    explored = None if budget == sweep.explore.budget else ledger.fact(EXPLORED)
+    low, high = sweep.search.learning_rate if explored is None else json.loads(explored)
+    return low, high
 
 
 def _cell(trial: Trial) -> tuple[Size, int]:

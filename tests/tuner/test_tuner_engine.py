@@ -330,22 +330,99 @@ def test_a_ladder_of_its_own_is_not_lengthened_where_sizes_fail(small, tmp_path)
     assert len(profile.window) == len(built) + 2
 
 
-def test_what_stays_unsound_is_said(small, tmp_path):
+UNSOUND = [
+    # shapes, search, cap, what is said of the sizes
+    ({"ladder": [[3, 176], [4, 272], [6, 352]], "per_budget": 3}, {}, 1e18,
+     "1 completed sizes below and 1 above; 2 are wanted: shapes.ladder is kept as it is written: "
+     "add further sizes, or leave it out and search.extend adds them"),
+    ({"ladder": [[1, 16], [1, 24], [1, 32], [1, 48]], "per_budget": None}, {"extend": False}, 1e18,
+     "0 above; 2 are wanted: shapes.ladder is kept as it is written: add larger sizes, or leave it "
+     "out and search.extend = true adds them"),
+    ({"per_budget": 3, "tokens_per_param": 2000}, {"extend": False}, 1e18,
+     "0 above; 2 are wanted: set search.extend = true, or raise shapes.per_budget"),
+    ({"per_budget": None, "tokens_per_param": 2000}, {"extend": False}, 1e18,
+     "0 above; 2 are wanted: set search.extend = true, or write a longer shapes.ladder"),
+    ({"per_budget": None, "tokens_per_param": 2000}, {}, None,
+     "0 above; 2 are wanted: raise cap.flops"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shapes", "search", "cap", "said"), UNSOUND)
+def test_the_remedy_follows_from_the_file(small, shapes, search, cap, said):
     sweep = small(
-        budgets=[1e14],
-        shapes={"ladder": [[1, 16], [1, 24], [1, 32]], "per_budget": 3},
-        law={"learning_rate": 10.0, "curvature": 0.5},
-        search={"sampler": "grid", "warm_start": False},
-        cap={"flops": 1e15},
-        sound_steps=10**9,
-    )
-    simulate.simulate(sweep, tmp_path, slots=2)
-    ledger = Ledger(tmp_path / "ledger.db")
-    said = "\n".join(soundness.faults(sweep, ledger, 256))
-    ledger.close()
-    assert "completed sizes below and" in said
-    assert "below 1000000000" in said
-    assert "is on the edge of those tried at its size" in said
+        budgets=[1e15], shapes=shapes, law={"noise": 0.0}, cap={"flops": cap} if cap else {},
+        search={"sampler": "grid", "warm_start": False, **search}, pruning={"enabled": False},
+    )  # fmt: skip
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    (fault,) = soundness.faults(sweep, simulation.engine.ledger, 256)
+    assert said in fault
+
+
+def test_a_sweep_that_is_not_over_is_not_blamed(small):
+    sweep = small(budgets=[1e15], shapes={"per_budget": 3, "tokens_per_param": 2000})
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    simulation.engine.ledger.write_fact(END, "interrupted")
+    fault = soundness.faults(sweep, simulation.engine.ledger, 256)[0]
+    assert "2 are wanted: let the sweep come to its end (isoflop resume" in fault
+
+
+def test_too_few_steps_are_said(small):
+    sweep = small(budgets=[1e13], sound_steps=10**9)
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    said = "\n".join(soundness.faults(sweep, simulation.engine.ledger, 256))
+    assert "steps, below sound_steps = 1000000000: lower training.batch_size" in said
+
+
+RATES = [
+    # trials, range, other settings, what is said; the best rate is .01
+    (4, (1e-3, 4e-3), {"sampler": "random"},
+     "is near the end of the range searched, 0.001 to 0.004: widen search.learning_rate, "
+     "or set search.extend = true"),
+    (8, (1e-3, 4e-3), {"sampler": "grid"},
+     "is near the end of the range searched, 0.001 to 0.004: widen search.learning_rate, "
+     "or set search.extend = true"),
+    (16, (3e-2, 1.2e-1), {"sampler": "random", "limits": [1e-2, 1.2e-1]},
+     "is near the end of the range searched, 0.03 to 0.12: widen search.learning_rate and, as far "
+     "as such rates are allowed, search.limits, or set search.extend = true"),
+    (2, (1e-3, 2.5e-2), {"sampler": "grid"},
+     "is on the edge of those tried at its size, 0.00224 to 0.0112: raise search.trials, "
+     "or set search.extend = true"),
+    (6, (1e-3, 1e-1), {"sampler": "grid"}, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("trials", "rates", "settings", "said"), RATES)
+def test_an_edge_of_the_rates_is_judged_by_the_range_too(small, trials, rates, settings, said):
+    search = {"trials": trials, "learning_rate": rates, "extend": False, "warm_start": False}
+    sweep = small(
+        budgets=[1e14], shapes={"per_budget": 5}, pruning={"enabled": False},
+        law={"learning_rate": 0.01, "curvature": 0.3, "noise": 0.0}, search=search | settings,
+    )  # fmt: skip
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    found = soundness.faults(sweep, simulation.engine.ledger, 256)
+    edges = [fault for fault in found if "the best learning rate" in fault]
+    assert len(edges) == (said is not None)
+    assert not said or said in edges[0]
+
+
+@pytest.mark.parametrize(("limits", "tried"), [(None, 0.02), ([1e-3, 5e-3], 5e-3)])
+def test_a_rate_near_the_end_of_the_range_is_followed_as_far_as_limits_go(small, limits, tried):
+    sweep = small(
+        budgets=[1e14], shapes={"per_budget": 5}, cap={"flops": 1e18}, pruning={"enabled": False},
+        law={"learning_rate": 0.02, "curvature": 0.3, "noise": 0.0},
+        search={"trials": 16, "learning_rate": [1e-3, 4e-3], "sampler": "random",
+                "warm_start": False, "limits": limits},
+    )  # fmt: skip
+    simulation = simulate.in_memory(sweep)
+    assert list(simulation)
+    profile = soundness.profile(sweep, simulation.engine.ledger, 256, 1e14)
+    assert profile.rates[1] >= tried
+    said = soundness.faults(sweep, simulation.engine.ledger, 256)
+    assert bool(said) == (limits is not None)
 
 
 def test_optuna_hears_the_truth(small, tmp_path):
