@@ -20,6 +20,10 @@ MISTAKES = [
     # a word mistyped
     ("plna sweep.toml", "No such command 'plna'. Did you mean 'plan'?"),
     ("predict runs.csv --budgte 1e20", "No such option: --budgte. Did you mean --budget?"),
+    (
+        "resume empty -s search.trials=3",
+        "No such option: -s; a sweep keeps the settings it began with. Raise [cap] in its file",
+    ),
     ("plan sweep.toml -s search.trails=3", "Did you mean `search.trials`?"),
     ("plan mistyped.toml", "unknown key `buget`. Did you mean `budgets`?"),
     # something left out

@@ -123,6 +123,10 @@ def resume(
     Example: isoflop resume runs/demo
 
     Where the folder's machine is lost: isoflop resume runs/demo --storage s3://BUCKET/PREFIX
+
+    It keeps the settings it began with. Raise [cap] in its file and run that with the same --dir;
+    for anything else run the changed file with another --dir: what the old one answered is not paid
+    again.
     """
     from tuner.status import of, open_folder
 

@@ -25,6 +25,13 @@ EXTRAS = {
 """Packages that only some commands need, and the extra that brings each."""
 
 
+FIXED = (
+    "a sweep keeps the settings it began with. Raise [cap] in its file and run that with the same "
+    "--dir; for anything else change the file and run it with another --dir"
+)
+"""What to do instead of resuming with other settings."""
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Turn a person's mistake into lines on stderr and an exit code."""
@@ -57,6 +64,8 @@ def _usage(error: Any) -> str:
     if possible := getattr(error, "possibilities", None):  # of options; for commands click does so
         (nearest,) = get_close_matches(error.option_name, possible, n=1, cutoff=0)
         said = f"No such option: {error.option_name}. Did you mean {nearest}?"
+    if getattr(error, "option_name", "") == "-s" and error.ctx.info_name == "resume":
+        said += f"; {FIXED}"
     return said if error.ctx is None else f"{said}\ntry: {error.ctx.command_path} --help"
 
 
