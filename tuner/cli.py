@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -326,7 +327,8 @@ def _run(
     with _interruptible(folder):
         sweeps.run(sweep, folder, address=address, storage=Place.of(storage) if storage else None)
     standing = statuses.of_folder(folder)
-    talk.print(statusview.table(standing))
+    # What is unsound stands beside the answer.
+    talk.print(statusview.table(replace(standing, unsound=())))
     path = folder / "report.html"
     try:
         with busy("fitting, and writing the report"):

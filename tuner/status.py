@@ -3,11 +3,11 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from model.progress import Progress
-from tuner import plan, space
+from tuner import plan, soundness, space
 from tuner.config import Sweep, load
 from tuner.errors import ConfigError
 from tuner.ledger import CAP, DONE, END, ENDED, Ledger, Record
@@ -72,6 +72,8 @@ class SweepStatus:
     """How its last run ended, `done` or `interrupted`; empty while it runs, and after a kill."""
     stopped: str
     """Which cap ended it before its plan was done, and what to do; empty if none did."""
+    unsound: tuple[str, ...] = ()
+    """What keeps its profiles from being trusted; told by `of_folder` of a sweep that is done."""
 
     @property
     def ended(self) -> int:
@@ -118,8 +120,11 @@ def of_folder(folder: Path) -> SweepStatus:
     Raises:
         ConfigError: there is none.
     """
-    sweep, ledger, _ = open_folder(folder)
+    sweep, ledger, provenance = open_folder(folder)
     status = of(sweep, ledger)
+    if status.end == DONE:
+        unsound = soundness.faults(sweep, ledger, provenance.vocab_size)
+        status = replace(status, unsound=tuple(unsound))
     ledger.close()
     return status
 

@@ -53,7 +53,8 @@ def table(status: SweepStatus) -> Group:
     title = f"{status.name}: {status.charged:.3g} of {status.cap:.3g} FLOP{recalled}{status.left()}"
     if status.stopped:
         title += f"\n! {status.stopped}"
-    return Group(Text(title), Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets]))
+    columns = Columns(headings=HEADINGS, rows=[_row(b) for b in status.budgets])
+    return Group(Text(title), columns, *(Text(f"! {fault}") for fault in status.unsound))
 
 
 def _row(b: BudgetStatus) -> list[str]:

@@ -88,6 +88,21 @@ def test_status_and_export(simulated, tmp_path):
     assert [os.path.exists(path) for path in paths] == [True] * 3  # noqa: PTH110
 
 
+def test_status_says_what_is_unsound_once_the_sweep_is_done(simulated, monkeypatch):
+    from tuner.ledger import END, Ledger
+
+    doubted = "budget 1e+17: the minimum, 5x256, has 3 completed sizes below and 0 above"
+    monkeypatch.setattr("tuner.soundness.faults", lambda *_: [doubted])
+    ledger = Ledger(simulated / "ledger.db")
+    for end, said in (("", False), ("interrupted", False), ("done", True)):
+        ledger.write_fact(END, end)
+        assert (f"\n! {doubted}\n" in invoke("status", simulated).stdout) == said
+        assert (
+            doubted in json.loads(invoke("status", simulated, "--json").stdout)["unsound"]
+        ) == said
+    ledger.close()
+
+
 def test_watching_ends_with_the_sweep_s_run(simulated):
     from tuner.ledger import END, Ledger
 
