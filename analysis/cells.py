@@ -13,6 +13,7 @@ from analysis.tables import FlopCount
 from analysis.tuning import known_noise
 
 SHAPE = ("d_model", "num_layers", "num_heads", "d_ff")
+NEAR_END = 0.1  # share of the log-width of all rates tried, from its ends
 SAME_BUDGET = 0.005  # budgets closer than this are one profile: tables round
 ONE_BUDGET = 0.05  # a table whose budgets all lie this close, ln FLOP, has no exponent to show
 
@@ -37,6 +38,8 @@ class Cells:
     """Sequences a step at that rate; NaN where the table names none."""
     rate_on_edge: NDArray[np.bool_]
     """The best rate is the lowest or highest of several tried."""
+    rate_at_end: NDArray[np.bool_]
+    """Such a rate lies near the lowest or highest that was tried anywhere in the table."""
     row: NDArray[np.int64]
     """Row of the file: the first of those that make the point."""
     noise: float
@@ -102,7 +105,7 @@ def cells(runs: Runs) -> Cells:
     best = (
         _best_rates(table, _tried(runs), keys)
         if rates and keys
-        else table.assign(rate_on_edge=False)
+        else table.assign(rate_on_edge=False, rate_at_end=False)
     )
     best = best.sort_values(["budget", "params", "tokens", "row"], kind="stable")
     trial = best["trial"].astype(str) if "trial" in best.columns else best["row"].astype(str)
@@ -118,6 +121,7 @@ def cells(runs: Runs) -> Cells:
         learning_rate=_column(best, "learning_rate"),
         batch_size=_column(best, "batch_size"),
         rate_on_edge=best["rate_on_edge"].to_numpy(dtype=bool),
+        rate_at_end=best["rate_at_end"].to_numpy(dtype=bool),
         row=best["row"].to_numpy(dtype=np.int64),
         noise=known_noise(table, keys, _recipe(table)) if rates and keys else 0.0,
         flops=runs.flops,
@@ -170,4 +174,9 @@ def _best_rates(table: pd.DataFrame, tried: pd.DataFrame, keys: list[str]) -> pd
         for name in ("min", "max")
     )  # fmt: skip
     rate = best["learning_rate"].to_numpy()
-    return best.assign(rate_on_edge=((rate <= lowest) | (rate >= highest)) & (lowest < highest))
+    on_edge = ((rate <= lowest) | (rate >= highest)) & (lowest < highest)
+    everywhere = tried["learning_rate"][tried["learning_rate"] > 0]
+    least, most = everywhere.min(), everywhere.max()
+    near = (most / least) ** NEAR_END
+    at_end = on_edge & ((rate <= least * near) | (rate >= most / near))
+    return best.assign(rate_on_edge=on_edge, rate_at_end=at_end)

@@ -57,7 +57,8 @@ def table_warnings(runs: Runs, cells: Cells) -> tuple[str, ...]:
     if len(edges):
         found.append(
             f"{len(edges)} of {len(cells)} cells have their best learning rate on the edge of the "
-            f"rates tried (budgets {', '.join(f'{c:.3g}' for c in np.unique(edges))}): widen them"
+            f"rates tried (budgets {', '.join(f'{c:.3g}' for c in np.unique(edges))}): "
+            + _remedy(cells)
         )
     return tuple(found)
 
@@ -146,3 +147,10 @@ def _far_off(place: str, profile: Profile, left: Array) -> list[str]:
         "its profile"
         for i in np.flatnonzero(far)
     ]
+
+
+def _remedy(cells: Cells) -> str:
+    """Whether the range of rates ends too early, or too few were tried within it."""
+    ended = int(cells.rate_at_end.sum())
+    more = "try more rates at each size"
+    return f"{ended} of them near the end of all rates tried: widen the range" if ended else more
