@@ -193,19 +193,21 @@ def test_a_cell_is_the_best_rate_of_its_shape(tuned_runs):
 
 def test_best_rate_on_the_edge_is_seen(tuned_runs):
     trials = tuned_runs.trials
-    points = cells(Runs.of(trials[trials["learning_rate"] >= 0.016]))
+    runs = Runs.of(trials[trials["learning_rate"] >= 0.016])
+    points = cells(runs)
     assert points.rate_on_edge.mean() > 0.5
     assert (points.rate_at_end == points.rate_on_edge).all()
-    (said,) = [line for line in table_warnings(points, (1e12,)) if "on the edge of the" in line]
+    (said,) = [line for line in table_warnings(runs, points) if "on the edge of the" in line]
     assert said.endswith("near the end of all rates tried: widen the range")
 
 
 def test_a_best_rate_on_the_edge_of_its_own_size_alone_asks_for_more_rates(tuned_runs):
     trials = tuned_runs.trials
     largest = trials["params"] == trials["params"].max()
-    points = cells(Runs.of(trials[(trials["learning_rate"] <= 0.016) | largest]))
+    runs = Runs.of(trials[(trials["learning_rate"] <= 0.016) | largest])
+    points = cells(runs)
     assert points.rate_on_edge.mean() > 0.5
-    (said,) = [line for line in table_warnings(points, (1e12,)) if "on the edge of the" in line]
+    (said,) = [line for line in table_warnings(runs, points) if "on the edge of the" in line]
     assert said.endswith("try more rates at each size")
 
 

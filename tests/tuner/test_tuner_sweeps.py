@@ -35,7 +35,9 @@ def test_it_costs_what_its_comment_says(root, name):
     counted = plan.plan(sweep)
     told = re.search(r"^# (?:At most )?([\d.]+e\d+) FLOP", file(root, name).read_text(), re.M)
     assert float(told[1]) == pytest.approx(sweep.cap.flops or counted.flops, rel=0.02)
-    assert not counted.warnings
+    # Small models may read a corpus that loads in reasonable time about twice.
+    repeats = [float(re.search("about (.*) times all", w)[1]) for w in counted.warnings]
+    assert all(times < 2.5 for times in repeats)
 
 
 @pytest.mark.parametrize(("name", "trials"), GRIDS.items())
