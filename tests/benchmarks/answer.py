@@ -64,8 +64,8 @@ def sweep_of(law: dict, seed: int, **sections) -> Sweep:
             "convention": "6ND",
             "shapes": {"per_budget": 7, "context_length": CONTEXT, "head_size": 64},
             "training": {"batch_size": [batch(budget) for budget in BUDGETS]},
-            "law": {**STEP_LAW, **law}, "target": {"budget": BEYOND * BUDGETS[-1]},
-            **sections,
+            "law": {**STEP_LAW, **law}, **sections,
+            "target": {"budget": BEYOND * BUDGETS[-1], **sections.get("target", {})},
             "search": {
                 "trials": 6, "learning_rate": [3e-4, 1e-1], **sections.get("search", {}),
             },
@@ -174,9 +174,9 @@ ARMS = {
     # Ours: the covered plan with TPE and ASHA; the same with foresight beside ASHA; by value.
     "plan": (Engine, {}),
     "foresight": (Engine, {"pruning": {"chance": 0.05}}),
-    "value": (Engine, {"target": {"budget": BEYOND * BUDGETS[-1], "interval": 0.1}}),
+    "value": (Engine, {"target": {"interval": 0.1}}),
     # What every sweep by value has before it may choose freely, and nothing more.
-    "floor": (Engine, {"target": {"budget": BEYOND * BUDGETS[-1], "interval": 1e3}}),
+    "floor": (Engine, {"target": {"interval": 1e3}}),
 }
 
 
@@ -195,8 +195,8 @@ class Race:
     """ln of the last estimate over the truth."""
 
 
-def by_cells(runs: Tuned) -> float:
-    """N_opt from the best run of each (budget, size): Chinchilla's law by log-Huber, approach 3."""
+def by_cells(runs: Tuned, budget: float) -> float:
+    """N_opt at a budget from the best run of each (budget, size): Chinchilla, approach 3."""
     order = np.argsort(runs.loss, kind="stable")
     places = np.round(np.log([runs.budget[order], runs.params[order]]), 3)
     best = order[np.unique(places, axis=1, return_index=True)[1]]
@@ -204,12 +204,12 @@ def by_cells(runs: Tuned) -> float:
         return math.nan
     problem = Problem.of(runs.params[best], runs.tokens[best], runs.loss[best])
     law = solve(problem, LOSS_APPROACHES["chinchilla"].objective).law
-    return float(law.n_opt(BEYOND * BUDGETS[-1]))
+    return float(law.n_opt(budget))
 
 
-def by_surface(runs: Tuned, rates: tuple[float, float]) -> float:
-    """N_opt from every completed run: law and learning rate in one."""
-    return float(surface.fit(runs, rates).law.n_opt(BEYOND * BUDGETS[-1]))
+def by_surface(runs: Tuned, budget: float, rates: tuple[float, float]) -> float:
+    """N_opt at a budget from every completed run: law and learning rate in one."""
+    return float(surface.fit(runs, rates).law.n_opt(budget))
 
 
 def completed(engine: Engine, keys: list[str]) -> Tuned:
@@ -225,10 +225,44 @@ def completed(engine: Engine, keys: list[str]) -> Tuned:
 
 
 def race(arm: str, law: dict, seed: int, every: int) -> Race:
-    """Run an arm to its end and see when it had arrived."""
+    """Run an arm on a law to its end and see when it had arrived."""
     decider, sections = ARMS[arm]
     sweep = sweep_of(law, seed, **sections)
-    truth = math.log(LossLaw(**law).n_opt(BEYOND * BUDGETS[-1]))
+    truth = math.log(LossLaw(**law).n_opt(sweep.target_budget))
+    return run(sweep, decider).judged(truth, every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What an arm ran, before anybody knows whether it was right."""
+
+    sweep: Sweep
+    runs: Tuned
+    """Completed ones, in the order in which they ended."""
+    spent: list[float]
+    """FLOP when each had ended."""
+    total: float
+    """FLOP at the end."""
+
+    def judged(self, truth: float, every: int, near: float = NEAR) -> Race:
+        """When its estimates came `near` to the `truth`, both ln N_opt, looking `every` runs."""
+        budget, rates = self.sweep.target_budget, self.sweep.search.learning_rate
+        estimates = {
+            "cells": lambda seen: by_cells(seen, budget),
+            "surface": lambda seen: by_surface(seen, budget, rates),
+        }
+        found = {
+            name: arrival(self, estimate, truth, every, near)
+            for name, estimate in estimates.items()
+        }
+        return Race(
+            arrived={name: at for name, (at, _) in found.items()}, spent=self.total,
+            last={name: last for name, (_, last) in found.items()},
+        )  # fmt: skip
+
+
+def run(sweep: Sweep, decider: simulate.Decider) -> Course:
+    """Run a sweep to its end in simulated time."""
     simulation = simulate.in_memory(sweep, decider)
     ledger = simulation.engine.ledger
     keys, spent = [], []
@@ -236,31 +270,21 @@ def race(arm: str, law: dict, seed: int, every: int) -> Race:
         if ledger.record(key).status == "completed":
             keys.append(key)
             spent.append(float(ledger.charged()))
-    runs, total = completed(simulation.engine, keys), float(ledger.charged())
-    estimates = {
-        "cells": by_cells, "surface": lambda seen: by_surface(seen, sweep.search.learning_rate),
-    }  # fmt: skip
-    found = {
-        name: arrival(estimate, runs, spent, total, truth, every)
-        for name, estimate in estimates.items()
-    }
-    return Race(
-        arrived={name: at for name, (at, _) in found.items()}, spent=total,
-        last={name: last for name, (_, last) in found.items()},
-    )  # fmt: skip
+    runs = completed(simulation.engine, keys)
+    return Course(sweep=sweep, runs=runs, spent=spent, total=float(ledger.charged()))
 
 
-def arrival(estimate, runs, spent, total, truth, every):
+def arrival(course, estimate, truth, every, near):
     """What was spent when the estimates began to stay near the truth, all of it if they never did;
     and how far off the last one is. From the end back to the last wrong one, `every` runs."""
-    near, last = total, math.nan
-    for seen in range(len(runs), 0, -every):
-        off = error(estimate, first(runs, seen), truth)
-        last = off if seen == len(runs) else last
-        if not abs(off) < NEAR:
+    at, last = course.total, math.nan
+    for seen in range(len(course.runs), 0, -every):
+        off = error(estimate, first(course.runs, seen), truth)
+        last = off if seen == len(course.runs) else last
+        if not abs(off) < near:
             break
-        near = spent[seen - 1]
-    return near, last
+        at = course.spent[seen - 1]
+    return at, last
 
 
 def error(estimate, runs, truth):
