@@ -1,16 +1,9 @@
 """Sweeps small enough to run many of, and one local Ray."""
 
 import pytest
+from driving import SMALL
 
 from tuner.config import Sweep, parse
-
-SMALL = {
-    "name": "small",
-    "backend": "law",
-    "budgets": [1e13, 1e14],
-    "shapes": {"per_budget": 5},
-    "search": {"trials": 3, "learning_rate": [2e-3, 2e-1]},
-}
 
 # Nothing learned, nothing cut, nothing added: the whole table is a function of the sweep.
 SETTLED = {

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from driving import provenance
+from driving import SMALL, provenance
 from typer.testing import CliRunner
 
 from analysis.confirm import Confirmation
@@ -31,8 +31,6 @@ def finish(sweep, folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A sweep on a law, finished; nobody writes to it."""
-    from conftest import SMALL
-
     from tuner.config import parse
 
     sweep = parse(
