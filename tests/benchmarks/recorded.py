@@ -35,6 +35,10 @@ WITHIN = 1.05
 so that no size is answered by another."""
 
 
+SEEDS = 2
+"""On record at most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """What was recorded."""
@@ -185,7 +189,27 @@ def race(record, truth, arm, hidden, seed, every, within):
     with tempfile.TemporaryDirectory() as folder:
         record.drawn(record.budgets[:-hidden], seed, Path(folder))
         course = run(sweep_of(record, hidden, seed, Path(folder), **sections), decider)
-    return [course.judged(truth.log_n_opt, every, math.log1p(share)) for share in within]
+    judged = [course.judged(truth.log_n_opt, every, math.log1p(share)) for share in within]
+    return judged, honesty(course, truth)
+
+
+def honesty(course, truth):
+    """Whether a 90 % interval at the end holds the truth; runs; and those that repeat one: third
+    ones of a budget and size at about one rate, for two seeds are on record."""
+    runs, budget = course.runs, course.sweep.target_budget
+    try:
+        found = surface.fit(runs, course.sweep.search.learning_rate)
+        off = abs(found.targets(budget)[0][0] - truth.log_n_opt)
+        inside = bool(off <= found.half_widths(budget)[0])
+    except FitError:
+        inside = False
+    places = list(zip(runs.budget, runs.params, np.log(runs.learning_rate), strict=True))
+    repeats = sum(
+        sum(before[:2] == place[:2] and abs(before[2] - place[2]) < 0.1 for before in places[:i])
+        >= SEEDS
+        for i, place in enumerate(places)
+    )
+    return inside, len(runs), repeats
 
 
 @threadpool_limits.wrap(limits=1)
@@ -203,13 +227,13 @@ def main():
     record = Record.read()
     truth = truth_of(record)
     print(told(record, truth))
-    found = {}
+    found, held = {}, {}
     for hidden in options.hidden:
         for arm in options.arms:
             for seed in range(seeds):
-                judged = race(record, truth, arm, hidden, seed, every, options.within)
-                found[hidden, arm, seed] = judged
-                print(hidden, arm, seed, judged, file=sys.stderr, flush=True)
+                judged, honest = race(record, truth, arm, hidden, seed, every, options.within)
+                found[hidden, arm, seed], held[hidden, arm, seed] = judged, honest
+                print(hidden, arm, seed, judged, honest, file=sys.stderr, flush=True)
     columns = ("best cells, median", "worst", "surface, median", "worst", "spent", "right")
     print(f"| hidden | arm | within | {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -218,6 +242,12 @@ def main():
             races = [found[hidden, arm, seed] for seed in range(seeds)]
             for place, share in enumerate(options.within):
                 print(row(hidden, arm, share, [judged[place] for judged in races]))
+    for hidden in options.hidden:
+        for arm in options.arms:
+            inside, runs, repeats = zip(*(held[hidden, arm, i] for i in range(seeds)), strict=True)
+            print(f"{hidden} hidden, {arm}: 90 % interval by the surface holds the truth in "
+                  f"{sum(inside)} of {seeds}; {min(runs)} to {max(runs)} runs, of which "
+                  f"{min(repeats)} to {max(repeats)} repeat one")  # fmt: skip
     print(json.dumps(summary(found, options, seeds) | {
         "seeds": seeds, "seconds": round(time.perf_counter() - began, 1),
         "machine": platform.processor() or platform.machine(), "commit": commit(),
