@@ -159,5 +159,5 @@ def _compare(
             disagreement(there, reference, budget) for budget in budgets
         ),
         targets=targets, unsound=unsound(points),
-        warnings=(*table_warnings(runs, points), *far_answers(points, budgets)),
+        warnings=(*table_warnings(runs, points), *far_answers(points, targets)),
     )  # fmt: skip

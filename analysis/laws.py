@@ -62,7 +62,8 @@ class LossLaw:
 
     def tokens(self, budget: Value, params: Value) -> Value:
         """Tokens that `budget` FLOP buy for `params` weights."""
-        return budget / (self.flops_per_param_token * params**self.cost_exponent)
+        with np.errstate(divide="ignore"):  # as in `n_opt`
+            return budget / (self.flops_per_param_token * params**self.cost_exponent)
 
     def loss(self, params: Value, tokens: Value) -> Value:
         """Loss of `params` weights after `tokens` tokens, nat/token."""

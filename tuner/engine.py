@@ -17,7 +17,7 @@ from tuner.answers import Answers
 from tuner.backends.contract import FinalError, NodeLostError, OutOfMemoryError
 from tuner.config import Sweep
 from tuner.early import Early
-from tuner.ledger import CAP, ENDED, Ledger, Record, Status
+from tuner.ledger import CAP, ENDED, TIME_SPENT, Ledger, Record, Status
 from tuner.meter import Clock, Meter, patience
 from tuner.question import Cell
 from tuner.scheduler import Asha
@@ -227,7 +227,7 @@ class Engine:
     def _stopped(self, trial: Trial, progress: Progress) -> Verdict | None:
         """How a trial that could go on ends, if it may not."""
         if self.meter.spent:
-            return "failed", f"{CAP}the sweep's time is spent"
+            return "failed", f"{CAP}{TIME_SPENT}"
         return self._cut(trial, progress)
 
     def _cut(self, trial: Trial, progress: Progress) -> Verdict | None:

@@ -25,6 +25,8 @@ END, DONE = "end", "done"
 as it runs, and after a kill); and the first of these."""
 CAP = "cap: "
 """How the reason begins of a trial that a cap ended."""
+TIME_SPENT = "the sweep's time is spent"
+"""How it goes on where the cap is on time or money."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -10,7 +10,7 @@ from model.progress import Progress
 from tuner import plan, soundness, space
 from tuner.config import Sweep, load
 from tuner.errors import ConfigError
-from tuner.ledger import CAP, DONE, END, ENDED, Ledger, Record
+from tuner.ledger import CAP, DONE, END, ENDED, TIME_SPENT, Ledger, Record
 from tuner.meter import Meter
 from tuner.plan import Plan, time_cap
 from tuner.provenance import Provenance, read
@@ -62,6 +62,8 @@ class SweepStatus:
     """Training time of all trials together."""
     hours_left: float
     """Of one slot, for the planned trials that have not ended, with pruning, without extension."""
+    stack: int
+    """Trials that one slot carries, at most."""
     share_done: float
     """Of the FLOPs expected with pruning, those charged."""
     throughput: Throughput
@@ -99,7 +101,8 @@ class SweepStatus:
         plan has told what was known before."""
         if self.end or self.throughput.source != OWN or self.share_done < TELLING:
             return ""
-        hours = self.hours_left / max(1, sum(b.running for b in self.budgets))
+        slots = math.ceil(sum(b.running for b in self.budgets) / self.stack)
+        hours = self.hours_left / max(1, slots)
         told = f"{math.ceil(hours * 60)} min" if hours < 2 else f"{hours:.1f} h"
         return f"; about {told} left, by {OWN}"
 
@@ -165,6 +168,7 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         reserved=sum(r.reserved for r in records),
         seconds=sum(lasts[r.key].seconds for r in records if r.attempts and r.key in lasts),
         hours_left=0.0 if end == DONE else _hours_left(counted, by_budget, lasts, speed),
+        stack=sweep.resources.stack,
         share_done=float(ledger.charged()) / counted.flops_expected,
         throughput=speed,
         recalled=sum(not r.attempts and r.status in ENDED for r in records),
@@ -178,11 +182,12 @@ def _stopped(
 ) -> str:
     """Which cap ended a sweep before its plan was done, and what to do; empty if none did.
 
-    Of runs chosen by value none is planned.
+    Of runs chosen by value none is planned, and of forked ones nobody knows how many go on.
     """
-    cut = sum(r.reason.startswith(CAP) for r in ledger.records("failed"))
+    cut = [r.reason for r in ledger.records("failed") if r.reason.startswith(CAP)]
+    forked = sweep.training.schedule == "forks"
     missing = {s.budget: s.trials - len(by_budget[s.budget]) for s in counted.stages}
-    open_ = {budget: n for budget, n in missing.items() if n > 0}
+    open_ = {budget: n for budget, n in missing.items() if n > 0 and not forked}
     if sweep.target.interval is not None or not (cut or open_):
         return ""
     next_ = min(open_, default=0.0)
@@ -190,13 +195,16 @@ def _stopped(
         cap = f"cap.flops = {counted.cap:.4g}"
     elif not Meter(sweep, ledger, time.monotonic).allows(math.ceil(next_)):
         cap = time_cap(sweep.cap)
+    elif cut and not any(reason.endswith(TIME_SPENT) for reason in cut):
+        cap = f"cap.flops = {counted.cap:.4g}"
     else:
         return ""
-    total = cut + sum(open_.values())
-    return (
-        f"stopped by {cap}, with {total} of the plan's {counted.trials} trials not run to their "
-        "end; raise it in the sweep's file and run that with the same --dir"
-    )
+    told = f"{sum(open_.values())} of the plan's {counted.trials} trials not run"
+    mended = "raise it in the sweep's file and run that with the same --dir"
+    if not cut:
+        return f"stopped by {cap}, with {told}; {mended}"
+    again = f"the {len(cut)} that it cut run anew in another --dir alone"
+    return f"stopped by {cap}, with {told} and {len(cut)} cut; {mended}; {again}"
 
 
 def own_rates(records: Sequence[Record]) -> dict[space.Size, float]:

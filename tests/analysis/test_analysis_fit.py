@@ -186,13 +186,19 @@ def test_the_law_is_chosen_by_extrapolation():
     assert straight.chosen == "chinchilla"
 
 
+def test_only_answers_that_are_far_are_called_so(tuned_runs, fits):
+    far = "more than 10 times the largest budget measured"
+    assert far not in fits.summary()
+    asked = fit(tuned_runs, approaches=["chinchilla"], replicates=0, at=(1e15,))
+    assert far in asked.summary()
+
+
 def test_the_summary_says_what_cannot_be_trusted(fits):
     text = fits.summary()
     assert "32 points, 64 rows dropped" in text
     assert "status is pruned" in text
     assert "raw space: the largest budgets decide alone" in text
     assert "skipped (needs training curves" in text
-    assert "more than 10 times the largest budget measured" in text
     assert f"follow {fits.chosen}" in text
     answer, *detail = text.split("\n\n")  # what a person reads first
     assert f"follow {fits.chosen}" in answer

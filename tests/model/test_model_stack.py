@@ -115,8 +115,9 @@ def test_by_autograd_gradients_are_those_of_each_alone(variant, dtype, rows):
     shape = dataclasses.replace(SHAPE, **variant)
     recipe = dataclasses.replace(RECIPE, dtype=dtype)
     way = Execution(attention="explicit", logit_rows=rows, recompute=True)  # so not written out
+    torch.manual_seed(1)
     models = [BasicsTransformerLM.from_shape(shape) for _ in range(3)]
-    tokens = torch.randint(0, 40, (3, 4, 17), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, 40, (3, 4, 17))
     alone = [AdamW(model, recipe, shape) for model in models]
     expected = [
         gradient(model, optimizer, recipe, way)(some).item()
@@ -133,8 +134,8 @@ def test_by_autograd_gradients_are_those_of_each_alone(variant, dtype, rows):
         assert stacked(tokens).tolist() == pytest.approx(expected, rel=tolerance)
     for k, optimizer in enumerate(alone):
         for name, found in zip(optimizer.names, optimizer.gradients, strict=True):
-            scale = found.abs().max().item()
-            torch.testing.assert_close(gradients[name][k], found, rtol=0, atol=tolerance * scale)
+            # By norm: bfloat16 rounds each number in a sum, whatever is left of the sum.
+            assert (gradients[name][k] - found).norm() <= tolerance * found.norm()
 
 
 def test_each_member_is_what_it_is_alone_by_autograd(monkeypatch):

@@ -1,6 +1,8 @@
 """Tables on terminals of any width: nothing is cut, nothing is colored for who wants no color."""
 
 import io
+import json
+import math
 
 import pytest
 from driving import provenance
@@ -12,6 +14,7 @@ from tuner import provenance as provenances
 from tuner import status as statuses
 from tuner.config import load
 from tuner.ledger import Ledger
+from tuner.terminal import print_json
 
 WIDE = {"budgets": [1.25e17, 1.25e18], "shapes": {"per_budget": 6, "head_size": 64}}
 
@@ -106,3 +109,8 @@ def plain(text):
     from rich.text import Text
 
     return Text.from_ansi(text).plain
+
+
+def test_json_has_no_infinity(capsys):
+    print_json({"high": math.inf, "all": [(1.5, math.nan)]})
+    assert json.loads(capsys.readouterr().out) == {"high": None, "all": [[1.5, None]]}

@@ -181,6 +181,8 @@ def test_status_tells_the_hours_left_by_the_sweep_s_own_speed(small, tmp_path):
     (first, *others) = standing.budgets
     busy = dataclasses.replace(standing, budgets=(dataclasses.replace(first, running=2), *others))
     assert f"about {math.ceil(left / 2e12 / 60)} min left" in busy.left()
+    stacked = dataclasses.replace(busy, stack=8)  # both in one slot
+    assert f"about {math.ceil(left / 1e12 / 60)} min left" in stacked.left()
     ledger.write_fact(END, DONE)
     assert status.of(more, ledger).hours_left == 0.0
     ledger.close()
