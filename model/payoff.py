@@ -54,9 +54,9 @@ def gpu(peak: float) -> Device:
     """A GPU of that peak.
 
     On an H200 in November 2026 with torch 2.11 a kernel was started every 26 µs under autocast,
-    every 4.3 µs in a captured step, a
-    6x512 on 16,384 tokens reached a fifth of the peak, compiling took 12 to 35 s and made a
-    captured 4x128 1.7 times as fast. nanoGPT's README has 250 ms become 135 ms by it.
+    every 4.3 µs in a captured step, a 6x512 on 16,384 tokens reached a fifth of the peak, compiling
+    took 12 to 35 s and made a captured 4x128 1.7 times as fast. nanoGPT's README has 250 ms become
+    135 ms by it.
     """
     return Device(
         peak=peak,
@@ -70,10 +70,9 @@ def gpu(peak: float) -> Device:
 
 def step_seconds(shape: Shape, batch_size: int, parts: int, device: Device) -> float:
     """Seconds of a step of `batch_size` sequences in `parts`, uncompiled, captured if that pays."""
-    starting = _starting(shape, parts, device)
-    if capturing_pays(shape, batch_size, parts, device):
-        starting *= device.replayed / device.launch
-    return max(_arithmetic(shape, batch_size, device), starting)
+    captured = capturing_pays(shape, batch_size, parts, device)
+    each = device.replayed if captured else device.launch
+    return max(_arithmetic(shape, batch_size, device), _kernels(shape, parts) * each)
 
 
 def compiling_pays(shape: Shape, batch_size: int, parts: int, steps: int, device: Device) -> bool:
@@ -87,7 +86,8 @@ def capturing_pays(shape: Shape, batch_size: int, parts: int, device: Device) ->
 
     A CUDA graph starts them all at once; it costs a few steps' time and nothing else.
     """
-    return _starting(shape, parts, device) > 0.5 * _arithmetic(shape, batch_size, device)
+    starting = _kernels(shape, parts) * device.launch
+    return starting > 0.5 * _arithmetic(shape, batch_size, device)
 
 
 def stacking_pays(shape: Shape) -> bool:
@@ -98,8 +98,7 @@ def stacking_pays(shape: Shape) -> bool:
 def stacking_pays_on_gpu(shape: Shape, batch_size: int, device: Device) -> bool:
     """Whether a captured step's kernels take longer to start than to compute: each has room for
     more."""
-    starting = _starting(shape, 1, device) * device.replayed / device.launch
-    return starting > _arithmetic(shape, batch_size, device)
+    return _kernels(shape, 1) * device.replayed > _arithmetic(shape, batch_size, device)
 
 
 def _arithmetic(shape: Shape, batch_size: int, device: Device) -> float:
@@ -107,6 +106,6 @@ def _arithmetic(shape: Shape, batch_size: int, device: Device) -> float:
     return shape.flops_per_step(batch_size) / (device.reached * device.peak)
 
 
-def _starting(shape: Shape, parts: int, device: Device) -> float:
-    """Seconds to start every kernel of a step, one after the other."""
-    return parts * (KERNELS_A_BLOCK * shape.num_layers + KERNELS) * device.launch
+def _kernels(shape: Shape, parts: int) -> int:
+    """That a step starts, one after the other."""
+    return parts * (KERNELS_A_BLOCK * shape.num_layers + KERNELS)

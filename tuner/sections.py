@@ -214,12 +214,12 @@ class Cap(Section):
     flops: Positive | None = None
     """Left out: the plan's total."""
     seconds: Positive | None = None
-    """Device time of all trials together, of a GPU their shares of it, else that of their slots; a
-    trial that reports beyond it is stopped."""
+    """Device time of all trials together, of a GPU their shares of it, else that of their workers;
+    a trial that reports beyond it is stopped."""
     money: Positive | None = None
     """The same, in money at `price_per_hour`."""
     price_per_hour: Annotated[float, Field(ge=0)] = 0.0
-    """Of one device: a GPU where trials take one, else a slot. In any currency."""
+    """Of one device: a GPU where trials take one, else a worker of a trial. In any currency."""
 
     @model_validator(mode="after")
     def _priced(self) -> "Cap":

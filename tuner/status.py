@@ -17,8 +17,6 @@ from tuner.provenance import Provenance, read
 from tuner.throughput import OWN, Throughput, known
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
-
-
 TELLING = 0.25
 """Share of a sweep after which its own runs tell how long it takes: its first and smallest ones are
 slower, FLOP by FLOP, than those that take most of the time (on the demo by a factor of five)."""
