@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.laws import Array
-from analysis.newton import Index
+from analysis.newton import Index, coordinates
 from analysis.objectives import Penalty
 from analysis.problem import Problem
 
@@ -42,7 +42,7 @@ class Slopes:
 def slopes(problem: Problem, points: Array, *, coupled: bool) -> Slopes:
     """At `points` (r, 6). Unless `coupled`, k is taken as 1: two exponentials and a logarithm."""
     n, d = problem.log_params, problem.log_tokens
-    ln_a, ln_b, ln_e, alpha, beta, k = points.astype(n.dtype).T[:, :, None]
+    ln_a, ln_b, ln_e, alpha, beta, k = coordinates(points.astype(n.dtype))[:, :, None]
     by_n, by_d, floor = np.exp(ln_a - alpha * n), np.exp(ln_b - beta * d), np.exp(ln_e)
     both = by_n + by_d
     if not coupled:

@@ -15,7 +15,7 @@ import numpy as np
 from analysis import wording
 from analysis.cells import ONE_BUDGET, Cells
 from analysis.laws import Array, Value
-from analysis.newton import Index, Minima, minimize
+from analysis.newton import Index, Minima, coordinates, minimize
 from analysis.powerlaw import log_fit
 from analysis.results import Certificate, FitError, FitStatus, Interval, percentile_interval
 from analysis.uncertainty import UNIDENTIFIED_SHARE, redrawn, residuals
@@ -278,7 +278,7 @@ def _solve(x: Array, loss: Array, floor: bool) -> tuple[LossPower, Certificate]:
 
 def _law(points: Array, x: Array) -> LossPower:
     """From coordinates (..., 3), centered on ln `x`, to the law."""
-    ln_e, ln_c, exponent = np.moveaxis(points, -1, 0)
+    ln_e, ln_c, exponent = coordinates(points)
     E = np.where(ln_e > NO_FLOOR, np.exp(ln_e), 0.0)
     return LossPower(E=E, coef=np.exp(ln_c + exponent * np.log(x).mean()), exponent=exponent)
 
@@ -311,7 +311,7 @@ def _minimize(z: Array, log_loss: Array, starts: Array, floor: bool) -> Minima:
 def _evaluate(z: Array, log_loss: Array, points: Array, which: Index) -> tuple[Array, Array, Array]:
     """Half the squares of ln loss (r,), their gradient (r, 3) and Hessian (r, 3, 3)."""
     measured = log_loss if len(log_loss) == 1 else log_loss[which]
-    ln_e, ln_c, exponent = points.T[:, :, None]
+    ln_e, ln_c, exponent = coordinates(points)[:, :, None]
     power = ln_c - exponent * z
     predicted = np.logaddexp(ln_e, power)
     share = np.exp(power - predicted)

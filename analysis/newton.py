@@ -56,6 +56,15 @@ class Minima:
         return int(np.where(arrived, values, np.inf).argmin()) if arrived.any() else None
 
 
+def coordinates(points: Array) -> Array:
+    """Points (..., p) one coordinate after the other, (p, ...), each in one piece.
+
+    Of numbers that lie apart numpy 1.26 takes exponentials now by one routine, now by another,
+    and their last digits differ.
+    """
+    return np.moveaxis(points, -1, 0).copy()
+
+
 def minimize(
     evaluate: Evaluate, start: Array, lower: Array, upper: Array,
     *, tolerance: float = STEP_TOLERANCE, iterations: int = MAX_ITERATIONS,

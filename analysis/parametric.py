@@ -14,7 +14,7 @@ from analysis.basins import locate
 from analysis.derivatives import evaluate, slopes
 from analysis.interior import approach
 from analysis.laws import Array, LossLaw
-from analysis.newton import MAX_ITERATIONS, Evaluate, Index, Minima, minimize
+from analysis.newton import MAX_ITERATIONS, Evaluate, Index, Minima, coordinates, minimize
 from analysis.objectives import CRAWLS, Interior, Objective, Penalty
 from analysis.problem import FREE, LETTERS, Box, Problem
 from analysis.results import Certificate, FitError
@@ -82,7 +82,7 @@ def _of_some(
 
 def law(points: Array, centers: tuple[float, float]) -> LossLaw:
     """The law at coordinates (6,), or at (r, 6): letters with r values each."""
-    ln_a, ln_b, ln_e, alpha, beta, k = points.T
+    ln_a, ln_b, ln_e, alpha, beta, k = coordinates(points)
     return LossLaw(
         E=np.exp(ln_e), A=np.exp(ln_a + alpha * centers[0]), B=np.exp(ln_b + beta * centers[1]),
         alpha=alpha, beta=beta, k=k,

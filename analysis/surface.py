@@ -13,6 +13,7 @@ from scipy.optimize import least_squares
 from scipy.stats import t as student
 
 from analysis.laws import FLOPS_PER_PARAM_TOKEN, Array, LossLaw
+from analysis.newton import coordinates
 from analysis.results import FitError
 
 LETTERS = ("ln A", "ln B", "ln E", "alpha", "beta", "ln k", "r", "p", "q")
@@ -119,7 +120,7 @@ class Surface:
         return np.log(np.stack([np.asarray(law.n_opt(budget)), np.asarray(law.loss_opt(budget))]))
 
     def _law(self, points: Array) -> LossLaw:
-        ln_a, ln_b, ln_e, alpha, beta = points.T[:5]
+        ln_a, ln_b, ln_e, alpha, beta = coordinates(points)[:5]
         x, y = self.centers
         return LossLaw(
             E=np.exp(ln_e), A=np.exp(ln_a + alpha * x), B=np.exp(ln_b + beta * y),
