@@ -16,6 +16,10 @@ APART = 0.1  # ln FLOP between budgets that nobody meant as one
 # Of 6 · N · D, by honest counts: a lookup table or a mixture's idle experts in N at the low end,
 # attention over long contexts at the high one.
 FEWEST_FLOPS, MOST_FLOPS = 0.3, 3.0
+# Tokens a weight, in the middle of a table: 5 to 200 in published ones; millions of one beside
+# billions of the other are off by a thousand.
+FEWEST_TOKENS, MOST_TOKENS = 0.1, 1e5
+PROFILE = 3  # sizes that show a minimum at all
 REMEDY = {"smallest": "smaller", "largest": "larger"}
 EXTRAPOLATION = 10.0  # times the largest budget measured
 
@@ -24,12 +28,20 @@ def unsound(cells: Cells) -> tuple[str, ...]:
     """What no law of this table survives, in words; empty where there is no such thing."""
     if cells.one_budget:
         return ("one budget: the exponent is not measured, run others 3 and 10 times as large",)
-    return _all_on_an_edge(profiles(cells)) if is_profiled(cells, 3) else ()
+    if not is_profiled(cells, PROFILE):
+        return ()
+    whole = [profile for profile in profiles(cells) if len(profile.log_params) >= PROFILE]
+    if len(whole) == 1:
+        return (
+            f"one budget, {whole[0].budget:.3g} FLOP, has {PROFILE} sizes or more: the exponent is "
+            "hardly measured, run as many sizes at budgets 3 and 10 times as large",
+        )
+    return _all_on_an_edge(whole)
 
 
-def _all_on_an_edge(found: list[Profile]) -> tuple[str, ...]:
+def _all_on_an_edge(whole: list[Profile]) -> tuple[str, ...]:
     """The sentence where no profile shows its minimum: then every optimum is an extrapolation."""
-    sides = {_edge(profile) for profile in found if len(profile.log_params) >= 3}
+    sides = {_edge(profile) for profile in whole}
     if "" in sides:
         return ()
     which, remedy = " or ".join(sorted(sides)), " and ".join(sorted(REMEDY[x] for x in sides))
@@ -50,9 +62,9 @@ def table_warnings(runs: Runs, cells: Cells) -> tuple[str, ...]:
     """Warnings on the table as a whole and profile by profile; nothing is dropped for them."""
     found: list[str] = _units(cells) if runs.count == "as given" else []
     found += [*_shattered(cells), *_without_loss(runs)]
-    if is_profiled(cells, 3):
+    if is_profiled(cells, PROFILE):
         for profile in profiles(cells):
-            found += profile_warnings(profile) if len(profile.log_params) >= 3 else []
+            found += profile_warnings(profile) if len(profile.log_params) >= PROFILE else []
     edges = cells.budget[cells.rate_on_edge]
     if len(edges):
         found.append(
@@ -64,22 +76,28 @@ def table_warnings(runs: Runs, cells: Cells) -> tuple[str, ...]:
 
 
 def _units(cells: Cells) -> list[str]:
-    """The question where a stranger's C is not his N times his D. Of small models of a known count
-    attention may be most of C, so that a sweep's own table is not asked."""
+    """The questions where a stranger's C is not his N times his D, or D no number of N. Of small
+    models of a known count attention may be most of C, so that a sweep's own table is not asked."""
     ratio = float(np.median(cells.budget / (FLOPS_PER_PARAM_TOKEN * cells.params * cells.tokens)))
-    if FEWEST_FLOPS <= ratio <= MOST_FLOPS:
-        return []
-    return [
-        f"budgets are {ratio:.3g} times 6 · params · tokens: params or tokens in other units, or "
-        "not all of them counted?"
-    ]
+    if not FEWEST_FLOPS <= ratio <= MOST_FLOPS:
+        return [
+            f"budgets are {ratio:.3g} times 6 · params · tokens: params or tokens in other units, "
+            "or not all of them counted?"
+        ]
+    each = float(np.median(cells.tokens / cells.params))
+    if not FEWEST_TOKENS <= each <= MOST_TOKENS:
+        return [f"{each:.3g} tokens a weight: params in millions, or tokens in billions?"]
+    return []
 
 
 def _shattered(cells: Cells) -> list[str]:
     """The sentence where budgets come in tight groups, apart from each other, that are no profiles.
 
-    Scattered tables have neighbors as close by chance, but no gaps between groups.
+    Scattered tables have neighbors as close by chance, but no gaps between groups; a grid of N and
+    D has crossings that cost nearly the same, and means none of them as one.
     """
+    if len(np.unique(cells.params)) * len(np.unique(cells.tokens)) == len(cells):
+        return []
     logs = np.sort(np.log(cells.budgets))
     groups = np.split(logs, np.flatnonzero(np.diff(logs) > APART) + 1)
     broken = [group for group in groups if len(group) > 1]

@@ -198,3 +198,36 @@ def test_scattered_runs_are_not_asked_for_budgets():
     runs = Runs.of(pd.DataFrame({"N": n, "D": d, "L": LAW.loss(n, d)}))
     assert np.diff(np.sort(np.log(runs.table["budget"]))).min() < 0.02
     assert not table_warnings(runs, cells(runs))
+
+
+def test_the_crossings_of_a_grid_are_not_asked_for_budgets():
+    n, d = np.meshgrid(1e7 * 2.02 ** np.arange(6), 1e9 * 2.0 ** np.arange(6))
+    grid = pd.DataFrame({"N": n.ravel(), "D": d.ravel(), "L": LAW.loss(n, d).ravel()})
+    runs = Runs.of(grid)
+    assert "lie within" not in str(table_warnings(runs, cells(runs)))
+    less = Runs.of(grid.drop(index=3))  # it does not hang on the numbers
+    assert "lie within 5 % of others" in str(table_warnings(less, cells(less)))
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens", "said"),
+    [(1, 1, ""), (1e6, 1e9, "0.02 tokens"), (1e6, 1, "2e+07 tokens"), (1, 1e9, "2e-08 tokens")],
+)
+def test_millions_beside_billions_are_asked_about(params, tokens, said):
+    n = np.geomspace(3e9, 6e11, 8)
+    d = 20 * n
+    n, d = n / params, d / tokens
+    runs = Runs.of(pd.DataFrame({"N": n, "D": d, "L": LAW.loss(n, d)}))
+    assert table_warnings(runs, cells(runs)) == (
+        (f"{said} a weight: params in millions, or tokens in billions?",) if said else ()
+    )
+
+
+def test_one_profile_beside_a_few_runs_measures_hardly_an_exponent():
+    alone, beside = profiles([1e19], count=8), profiles([1e17], count=2)
+    _, fits, found = answered(pd.concat([alone, beside]), 1e20, ["chinchilla"])
+    said = "one budget, 1e+19 FLOP, has 3 sizes or more: the exponent is hardly measured"
+    assert found.summary().startswith(f"not sound: {said}")
+    assert fits.unsound[0].startswith(said)
+    _, fits, _ = answered(pd.concat([alone, profiles([1e17], count=3)]), 1e20, ["chinchilla"])
+    assert not fits.unsound
