@@ -162,6 +162,8 @@ class PlainAsha(Blind):
             study.tell(asked[record.key], state=pruned)
 
 
+ALL = 1000
+"""More trials than any rung sees: ASHA waits for them."""
 FIXED = {"warm_start": False, "extend": False}
 ARMS = {
     "grid": (Grid, {"search": FIXED, "pruning": {"enabled": False}}),
@@ -171,9 +173,12 @@ ARMS = {
         {"search": FIXED, "pruning": {"rungs": [0.0625, 0.25], "reduction": 4}},
     ),
     "random": (Blind, {"search": FIXED, "pruning": {"enabled": False}}),
-    # Ours: the covered plan with TPE and ASHA; the same with foresight beside ASHA; by value.
+    # Ours: the covered plan with TPE and ASHA; foresight beside ASHA, in its place, and neither.
     "plan": (Engine, {}),
     "foresight": (Engine, {"pruning": {"chance": 0.05}}),
+    "foresight_alone": (Engine, {"pruning": {"chance": 0.2, "min_population": ALL}}),
+    "unpruned": (Engine, {"pruning": {"enabled": False}}),
+    # By value.
     "value": (Engine, {"target": {"interval": 0.1}}),
     # What every sweep by value has before it may choose freely, and nothing more.
     "floor": (Engine, {"target": {"interval": 1e3}}),
