@@ -8,6 +8,7 @@ turn compiles each of them once and never falls back.
 import random
 import warnings
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import cache
 from types import FunctionType
 from typing import ParamSpec, TypeVar, cast
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from typing_extensions import override
 
+from model.execution import Execution
 from model.headloss import Part, of_part
 from model.transformer import BasicsTransformerLM
 
@@ -158,6 +160,13 @@ class OrPlain:
             loss = self.gradient(tokens)
         self.tried = True
         return loss
+
+
+def compiled_or_plain(execution: Execution, made: Callable[[Execution], Gradient]) -> Gradient:
+    """The gradient made for `execution`; where that says compiled, with a plain one to fall to."""
+    if not execution.compiled:
+        return made(execution)
+    return OrPlain(made(execution), lambda: made(replace(execution, compiled=False)))
 
 
 class Captured:

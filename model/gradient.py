@@ -1,7 +1,7 @@
 """A batch's mean loss and its gradient, by the fastest way that model, device and dtype allow."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from functools import partial
 from itertools import compress
 
 import torch
@@ -15,7 +15,7 @@ from model.compiling import (
     Call,
     Captured,
     Gradient,
-    OrPlain,
+    compiled_or_plain,
     compiled_part,
     compiled_trunk,
     compiled_whole,
@@ -225,13 +225,7 @@ def gradient(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Exec
     Raises:
         ValueError: the micro-batch does not divide the batch.
     """
-    if execution.compiled:
-        plain = replace(execution, compiled=False)
-        return OrPlain(
-            _chosen(model, optimizer, recipe, execution),
-            lambda: _chosen(model, optimizer, recipe, plain),
-        )
-    return _chosen(model, optimizer, recipe, execution)
+    return compiled_or_plain(execution, partial(_chosen, model, optimizer, recipe))
 
 
 def _chosen(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Execution) -> Gradient:

@@ -115,7 +115,7 @@ class Stack:
         for member, *places in zip(members, *buffers, strict=True):
             member.move_to(places)
         weights, gradients = (self._named(first, buffer) for buffer in buffers[:2])
-        if _written_out(first):
+        if derived(first.model, first.device):
             return StackedBackprop(first.shape, first.recipe.batch_size, weights, gradients)
         assert isinstance(first.model, BasicsTransformerLM)
         dtype = getattr(torch, first.recipe.dtype)
@@ -147,15 +147,11 @@ def _takes(member: Training) -> bool:
     model, way = member.model, member.execution
     if member.device.type == "cpu":
         simple = not (way.recompute or way.logit_rows or way.compiled)
-        return _written_out(member) and simple and member.recipe.dtype == "float32"
+        return derived(member.model, member.device) and simple and member.recipe.dtype == "float32"
     if type(model) is not BasicsTransformerLM or model.attn_pdrop or model.residual_pdrop:
         return False
     # Mapped over members, autocast no longer hands its norms of queries and keys float32.
     return not (model.shape.qk_norm or way.recompute or member.group)
-
-
-def _written_out(member: Training) -> bool:
-    return derived(member.model, member.device)
 
 
 def _tokens(members: Sequence[Training]) -> Tensor:

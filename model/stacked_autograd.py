@@ -5,7 +5,6 @@ work of all. `model.gradient` is what it does for each alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,8 +13,8 @@ from model.compiling import (
     WITHIN,
     Captured,
     Gradient,
-    OrPlain,
     Trunk,
+    compiled_or_plain,
     compiled_part,
     compiled_trunks,
     trunks,
@@ -103,6 +102,4 @@ def stacked_gradient(
         captured = way.captured and torch.device(way.device).type == "cuda"
         return Captured(found) if captured else found
 
-    if not execution.compiled:
-        return made(execution)
-    return OrPlain(made(execution), lambda: made(replace(execution, compiled=False)))
+    return compiled_or_plain(execution, made)

@@ -142,7 +142,7 @@ def test_each_member_is_what_it_is_alone_by_autograd(monkeypatch):
     """As a GPU computes it, here on the CPU."""
     way = Execution(attention="explicit")
     monkeypatch.setattr(stacks, "_takes", lambda member: True)
-    monkeypatch.setattr(stacks, "_written_out", lambda member: False)
+    monkeypatch.setattr(stacks, "derived", lambda model, device: False)
     members = [training(learning_rate=rate, execution=way) for rate in (0.002, 0.02, 0.05)]
     stack = Stack(members)
     found = reports(stack, drop=lambda place, progress: place == 0 and progress.step == 30)
