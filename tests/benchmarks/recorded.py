@@ -25,7 +25,10 @@ from answer import ARMS, Grid, by_cells, commit, run
 from threadpoolctl import threadpool_limits
 
 from analysis import surface
+from analysis.cells import SHAPE
+from analysis.fit import fit
 from analysis.results import FitError
+from analysis.runs import Runs, RunTableError
 from analysis.surface import Tuned
 from tuner.config import Sweep, parse
 
@@ -190,7 +193,22 @@ def race(record, truth, arm, hidden, seed, every, within):
         record.drawn(record.budgets[:-hidden], seed, Path(folder))
         course = run(sweep_of(record, hidden, seed, Path(folder), **sections), decider)
     judged = [course.judged(truth.log_n_opt, every, math.log1p(share)) for share in within]
-    return judged, honesty(course, truth)
+    return judged, honesty(course, truth), fitted(course, truth)
+
+
+def fitted(course, truth):
+    """What `isoflop fit` says of the completed runs: whether its 90 % interval holds the truth; ln
+    of the interval's ends over each other; ln of N_opt over the truth."""
+    runs, budget = course.runs, course.sweep.target_budget
+    columns = dict.fromkeys((*SHAPE, "params_embedding", "params_head", "seed"), 0)
+    table = pd.DataFrame(vars(runs)).assign(status="completed", **columns)
+    try:
+        found = fit(Runs.of(table), at=(budget,), replicates=200).best
+    except RunTableError:  # too few runs for any approach
+        return False, math.inf, math.inf
+    low, high = np.log(found.n_opt_interval(budget))
+    off = math.log(found.law.n_opt(budget)) - truth.log_n_opt
+    return bool(low <= truth.log_n_opt <= high), float(high - low), off
 
 
 def honesty(course, truth):
@@ -227,13 +245,14 @@ def main():
     record = Record.read()
     truth = truth_of(record)
     print(told(record, truth))
-    found, held = {}, {}
+    found, held, said = {}, {}, {}
     for hidden in options.hidden:
         for arm in options.arms:
             for seed in range(seeds):
-                judged, honest = race(record, truth, arm, hidden, seed, every, options.within)
-                found[hidden, arm, seed], held[hidden, arm, seed] = judged, honest
-                print(hidden, arm, seed, judged, honest, file=sys.stderr, flush=True)
+                place = hidden, arm, seed
+                outcome = race(record, truth, arm, hidden, seed, every, options.within)
+                found[place], held[place], said[place] = outcome
+                print(*place, *outcome, file=sys.stderr, flush=True)
     columns = ("best cells, median", "worst", "surface, median", "worst", "spent", "right")
     print(f"| hidden | arm | within | {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -248,6 +267,10 @@ def main():
             print(f"{hidden} hidden, {arm}: 90 % interval by the surface holds the truth in "
                   f"{sum(inside)} of {seeds}; {min(runs)} to {max(runs)} runs, of which "
                   f"{min(repeats)} to {max(repeats)} repeat one")  # fmt: skip
+            inside, wide, off = zip(*(said[hidden, arm, i] for i in range(seeds)), strict=True)
+            print(f"{hidden} hidden, {arm}: that of `isoflop fit`, in {sum(inside)} of {seeds}; "
+                  f"its ends differ by a factor of {math.exp(median(wide)):.2f}, its N_opt is off "
+                  f"by {math.expm1(median(map(abs, off))):.0%}, medians")  # fmt: skip
     print(json.dumps(summary(found, options, seeds) | {
         "seeds": seeds, "seconds": round(time.perf_counter() - began, 1),
         "machine": platform.processor() or platform.machine(), "commit": commit(),
