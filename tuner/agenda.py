@@ -160,13 +160,7 @@ class Agenda:
 
     def possible(self, budget: float, sizes: Sequence[Size]) -> list[Size]:
         """Those of `sizes` that get a whole step and enough text."""
-        able = []
-        for size in sizes:
-            cell = Cell(budget=budget, size=size, number=0, seed=0)
-            trials = space.largest(self.sweep, cell, self.vocab_size)
-            if all(trial.steps and trial.tokens <= self.max_tokens for trial in trials):
-                able.append(size)
-        return able
+        return space.possible(self.sweep, budget, sizes, self.vocab_size, self.max_tokens)
 
     def _new(self, cells: Sequence[Cell]) -> list[Cell]:
         return [cell for cell in cells if cell.key not in self._asked]

@@ -140,7 +140,8 @@ class Engine:
 
     def _propose(self) -> Trial | None:
         """Enter the first cell of the agenda."""
-        cell = next(self.agenda.cells(self.cap - self.ledger.committed()), None)
+        room = min(self.cap - self.ledger.committed(), self.meter.room)
+        cell = next(self.agenda.cells(room), None)
         return self.enter(cell) if cell is not None and self.affords(cell) else None
 
     def largest(self, cell: Cell) -> int:

@@ -103,6 +103,12 @@ class Meter:
         """No time is left."""
         return self._ledger.seconds() >= self._limit
 
+    @property
+    def room(self) -> float:
+        """FLOPs that there is time for, beside all that runs; infinite without a cap on it."""
+        left = self._limit - self._ledger.seconds()
+        return left * self._speed() - self._ledger.reserved()
+
     def allows(self, flops: int) -> bool:
         """Is there time for `flops` more, beside all that runs?"""
         if math.isinf(self._limit):

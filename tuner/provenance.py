@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tuner.config import digest
+from tuner.config import Sweep, digest
 from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 
@@ -38,6 +39,13 @@ class Provenance:
         """The part that rows are a function of."""
         settled = {"corpus": self.corpus, "tokenizer": self.tokenizer, "torch": self.torch}
         return settled | ({"model": self.model} if self.model else {})
+
+    def most_tokens(self, sweep: Sweep) -> float:
+        """Tokens that a trial may see, but for what the corpus holds beside whole windows."""
+        if not self.train_tokens or sweep.data.allow_repeats:
+            return math.inf
+        window = sweep.shapes.context_length
+        return self.train_tokens // window * window
 
 
 def settle(ledger: Ledger, found: Provenance) -> Provenance:

@@ -215,7 +215,7 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         losses=losses,
         best=best,
         rates=(min(tried, default=0.0), max(tried, default=0.0)),
-        searched=_searched(sweep, ledger, budget),
+        searched=searched(sweep, ledger, budget),
         numbers={size: 1 + max(q.number for q in known if q.size == size) for size in sizes},
         seeds=len(runs[_cell(best)]) if best else 0,
         trunks={question.size: question.trunk for question in asked},
@@ -231,7 +231,7 @@ def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:
     return [fault for found in profiles for fault in found.faults(means, alone=alone)]
 
 
-def _searched(sweep: Sweep, ledger: Ledger, budget: float) -> tuple[float, float]:
+def searched(sweep: Sweep, ledger: Ledger, budget: float) -> tuple[float, float]:
     """Learning rates that may be proposed at a budget: explored ones, once those are known."""
     explored = None if budget == sweep.explore.budget else ledger.fact(EXPLORED)
     low, high = sweep.search.learning_rate if explored is None else json.loads(explored)

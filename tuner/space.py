@@ -229,6 +229,18 @@ def largest(sweep: Sweep, cell: Cell, vocab_size: int) -> list[Trial]:
     return [trial(sweep, cell.asked(setting), vocab_size) for setting in settings]
 
 
+def possible(
+    sweep: Sweep, budget: float, sizes: Iterable[Size], vocab_size: int, max_tokens: float
+) -> list[Size]:
+    """Those of `sizes` that get a whole step at `budget`, and no more than `max_tokens`."""
+    able = []
+    for size in sizes:
+        trials = largest(sweep, Cell(budget=budget, size=size, number=0, seed=0), vocab_size)
+        if all(trial.steps and trial.tokens <= max_tokens for trial in trials):
+            able.append(size)
+    return able
+
+
 def rates(range_: tuple[float, float], count: int) -> tuple[float, ...]:
     """`count` learning rates evenly spaced in log space, inside a range, none on its edge."""
     low, high = (math.log(rate) for rate in range_)

@@ -17,6 +17,8 @@ from tuner.provenance import Provenance, read
 from tuner.throughput import OWN, Throughput, known
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
+RAISE = "raise it in the sweep's file and run that with the same --dir"
+"""What to do about a cap that ended a sweep."""
 TELLING = 0.25
 """Share of a sweep after which its own runs tell how long it takes: its first and smallest ones are
 slower, FLOP by FLOP, than those that take most of the time (on the demo by a factor of five)."""
@@ -149,7 +151,8 @@ def open_folder(folder: Path) -> tuple[Sweep, Ledger, Provenance]:
 def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     """The status a ledger shows."""
     settled = read(ledger)
-    counted = plan.plan(sweep, settled.vocab_size if settled else None)
+    vocab_size = settled.vocab_size if settled else plan.vocabulary(sweep)
+    counted = plan.plan(sweep, vocab_size)
     by_budget: dict[float, list[Record]] = {b.budget: [] for b in counted.stages}
     for record in ledger.records():
         by_budget[record.question.budget].append(record)
@@ -158,6 +161,12 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     budgets = tuple(_budget(b, planned[b], records, lasts) for b, records in by_budget.items())
     records = [record for some in by_budget.values() for record in some]
     speed = known(sweep).corrected(own_rates(records))
+    if end != DONE:
+        stopped = ""
+    elif sweep.target.interval is not None:
+        stopped = _unanswered(sweep, ledger, vocab_size)
+    else:
+        stopped = _stopped(sweep, counted, by_budget, ledger)
     return SweepStatus(
         name=sweep.name,
         budgets=budgets,
@@ -171,7 +180,7 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         throughput=speed,
         recalled=sum(not r.attempts and r.status in ENDED for r in records),
         end=end,
-        stopped=_stopped(sweep, counted, by_budget, ledger) if end == DONE else "",
+        stopped=stopped,
     )
 
 
@@ -180,13 +189,13 @@ def _stopped(
 ) -> str:
     """Which cap ended a sweep before its plan was done, and what to do; empty if none did.
 
-    Of runs chosen by value none is planned, and of forked ones nobody knows how many go on.
+    Of forked trials nobody knows how many go on.
     """
     cut = [r.reason for r in ledger.records("failed") if r.reason.startswith(CAP)]
     forked = sweep.training.schedule == "forks"
     missing = {s.budget: s.trials - len(by_budget[s.budget]) for s in counted.stages}
     open_ = {budget: n for budget, n in missing.items() if n > 0 and not forked}
-    if sweep.target.interval is not None or not (cut or open_):
+    if not (cut or open_):
         return ""
     next_ = min(open_, default=0.0)
     if ledger.committed() + next_ > counted.cap:
@@ -198,11 +207,22 @@ def _stopped(
     else:
         return ""
     told = f"{sum(open_.values())} of the plan's {counted.trials} trials not run"
-    mended = "raise it in the sweep's file and run that with the same --dir"
     if not cut:
-        return f"stopped by {cap}, with {told}; {mended}"
+        return f"stopped by {cap}, with {told}; {RAISE}"
     again = f"the {len(cut)} that it cut run anew in another --dir alone"
-    return f"stopped by {cap}, with {told} and {len(cut)} cut; {mended}; {again}"
+    return f"stopped by {cap}, with {told} and {len(cut)} cut; {RAISE}; {again}"
+
+
+def _unanswered(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
+    """Which cap ended a sweep before its interval was reached, and what to do; empty if none did.
+
+    Of runs chosen by value none is planned.
+    """
+    from tuner import value  # noqa: PLC0415  other sweeps need no SciPy
+
+    cap = value.spent(sweep, ledger, vocab_size)
+    interval = f"target.interval = {sweep.target.interval:g}"
+    return f"stopped by {cap}, before {interval} was reached; {RAISE}" if cap else ""
 
 
 def own_rates(records: Sequence[Record]) -> dict[space.Size, float]:

@@ -9,6 +9,7 @@ All of it is a function of the ledger, so a resumed sweep chooses the same.
 """
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from analysis import surface
 from analysis.results import FitError
 from analysis.surface import Surface, Tuned
 from model.progress import Progress
-from tuner import space
+from tuner import plan, provenance, soundness, space
 from tuner.config import Sweep
 from tuner.ladder import SPREAD
-from tuner.ledger import Ledger, Record
+from tuner.ledger import CAP, END, TIME_SPENT, Ledger, Record
+from tuner.meter import Meter
 from tuner.question import Cell, Setting
 from tuner.space import Size, Trial
 
@@ -103,6 +105,15 @@ class Value:
             for choice in self._choices(ahead, budget, size, known, rates, OFFSETS)
         ]
         return self._best(ahead, every, known, room)
+
+    def largest(self, cell: Cell) -> int:
+        """FLOPs that a run may be charged."""
+        return self._trial(cell.budget, cell.size).flops
+
+    def is_reached(self, rates: tuple[float, float]) -> bool:
+        """Do the completed runs tell the answer as closely as it was asked for?"""
+        found = self.fit(rates)
+        return found is not None and found.half_widths(self.target)[0] <= self.wanted
 
     def fit(self, rates: tuple[float, float]) -> Surface | None:
         """What the completed runs say; None as long as they say nothing."""
@@ -224,19 +235,65 @@ class Value:
 
 
 def told(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
-    """In words, how near a sweep came to the interval asked for."""
-    value = Value(sweep, ledger, vocab_size, lambda _, sizes: list(sizes))
-    found = value.fit(sweep.search.learning_rate)
+    """In words, how near a sweep came to the interval asked for, and why no nearer."""
+    value, rates = _of(sweep, ledger, vocab_size)
+    found = value.fit(rates)
     if found is None:
-        return "target.interval: too few runs completed to say how near the answer is"
+        why = _why(sweep, ledger, vocab_size)
+        return f"target.interval: too few runs completed to say how near the answer is{why}"
     n_opt = float(found.law.n_opt(value.target))
     half = math.expm1(found.half_widths(value.target)[0])
-    reached = "reached" if half <= math.expm1(value.wanted) else "not reached"
+    is_reached = value.is_reached(rates)
+    reached = "reached" if is_reached else f"not reached{_why(sweep, ledger, vocab_size)}"
     return (
         f"runs were chosen by value until N_opt at {value.target:.3g} FLOP would be known to "
         f"{sweep.target.interval:.0%}: {reached}; one fit of law and learning rates to every run "
         f"says {n_opt:.3g} within {half:.1%} (90 %)"
     )
+
+
+def spent(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
+    """The cap, as it is written, that ended a sweep before its interval was reached: what is left
+    of it does not pay the cheapest run that could still be chosen. Empty if none did."""
+    value, rates = _of(sweep, ledger, vocab_size)
+    if value.is_reached(rates):
+        return ""
+    cap = plan.plan(sweep, vocab_size).cap
+    by_flops = cap - ledger.committed()
+    by_time = Meter(sweep, ledger, time.monotonic).room
+    is_of_time, room = by_time < by_flops, min(by_flops, by_time)
+    if value.next(rates, math.inf) is None:
+        cut = [r.reason for r in ledger.records("failed") if r.reason.startswith(CAP)]
+        if not cut:
+            return ""
+        is_of_time = any(reason.endswith(TIME_SPENT) for reason in cut)
+    else:
+        payable = value.next(rates, room)
+        if payable is not None and value.largest(payable) <= room:
+            return ""
+    return plan.time_cap(sweep.cap) if is_of_time else f"cap.flops = {cap:.4g}"
+
+
+def _why(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
+    """Why an interval is not reached, as far as the sweep is over."""
+    if ledger.fact(END) in {"", "interrupted"}:
+        return " so far"
+    cap = spent(sweep, ledger, vocab_size)
+    if cap:
+        return f" ({cap} leaves no room for another run)"
+    return " (nothing left to run would tell more)"
+
+
+def _of(sweep: Sweep, ledger: Ledger, vocab_size: int) -> tuple[Value, tuple[float, float]]:
+    """The choices of the sweep behind a ledger, and the learning rates among them."""
+    settled = provenance.read(ledger)
+    most = settled.most_tokens(sweep) if settled else math.inf
+
+    def possible(budget: float, sizes: Sequence[Size]) -> list[Size]:
+        return space.possible(sweep, budget, sizes, vocab_size, most)
+
+    rates = soundness.searched(sweep, ledger, sweep.budgets[0])
+    return Value(sweep, ledger, vocab_size, possible), rates
 
 
 class _Known:

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from driving import drive, engine_in, start, table
 
-from tuner import plan, simulate, soundness, space
+from tuner import plan, simulate, soundness, space, status
 from tuner.backends.contract import FinalError
 from tuner.engine import Engine, Nothing
 from tuner.errors import ConfigError
-from tuner.ledger import Ledger
+from tuner.ledger import DONE, END, Ledger
 from tuner.question import Question
 from tuner.search import Studies
 from tuner.value import OFFSETS, _Known, told
@@ -229,3 +229,45 @@ def test_the_plan_says_what_it_costs_at_most(targeted):
 def test_without_an_interval_nothing_is_chosen_by_value(targeted):
     assert isinstance(simulate.in_memory(targeted(target={})).engine, Engine)
     assert simulate.in_memory(targeted(target={})).engine.agenda.value is None
+
+
+@pytest.mark.parametrize(
+    ("cap", "named"),
+    [
+        ({"flops": 2e19}, "cap.flops = 2e+19"),
+        ({"seconds": 2e7}, "cap.seconds = 2e+07"),
+        ({"money": 1e4, "price_per_hour": 1.8}, "cap.money = 10000"),
+        ({"flops": 1.5e17}, "cap.flops = 1.5e+17"),  # it ends in the opening
+    ],
+)
+def test_the_cap_that_ended_it_is_named_wherever_it_is_not_reached(targeted, cap, named):
+    sweep = targeted(target={"interval": 1e-3}, cap=cap, resources={"flops_per_second": 1e12})
+    ledger = run(sweep).ledger
+    cheapest = 9.9e16  # of the smallest budget
+    seconds = plan.slot_seconds(sweep) - ledger.seconds()
+    assert min(plan.plan(sweep).cap - ledger.charged(), 1e12 * seconds) < 1.01 * cheapest
+    assert not status.of(sweep, ledger).stopped  # it may go on
+    ledger.write_fact(END, DONE)
+    assert status.of(sweep, ledger).stopped == (
+        f"stopped by {named}, before target.interval = 0.001 was reached; "
+        "raise it in the sweep's file and run that with the same --dir"
+    )
+    assert f" ({named} leaves no room for another run)" in told(sweep, ledger, 256)
+    ledger.write_fact(END, "interrupted")
+    assert f"{named} leaves" not in told(sweep, ledger, 256)
+
+
+def test_no_cap_is_named_where_it_is_reached_or_nothing_would_tell_more(targeted, tmp_path):
+    sweep = targeted()
+    ledger = run(sweep).ledger
+    ledger.write_fact(END, DONE)
+    assert not status.of(sweep, ledger).stopped
+    engine = engine_in(sweep, tmp_path)
+    first = engine.ask()
+    for progress in start(engine, first, tmp_path):
+        engine.report(first.key, progress, {})
+    while not isinstance(trial := engine.ask(), Nothing):  # until every size is given up
+        engine.fail(trial.key, "unlucky", FinalError())
+    engine.ledger.write_fact(END, DONE)
+    assert not status.of(sweep, engine.ledger).stopped
+    assert "(nothing left to run would tell more)" in told(sweep, engine.ledger, 256)
