@@ -125,8 +125,10 @@ class Agenda:
 
     def left(self) -> list[str]:
         """The trials whose trunks nothing will go on from once the sweep ends as it stands: none as
-        long as a trial is unfinished, or the plan, which a higher cap would let go on."""
+        long as a trial is unfinished or cut, or the plan, which a higher cap would let go on."""
         if self.chains is None or self.ledger.has("running", "waiting"):
+            return []
+        if any(record.is_cut for record in self.ledger.records("failed")):
             return []
         planned = map(self.planned, space.budgets(self.sweep, self.vocab_size))
         return [] if any(map(any, planned)) else [r.key for r in self.ledger.records(*ENDED)]

@@ -140,6 +140,8 @@ class Chains:
         Of further seeds of a best run it cannot be told: those are kept to the sweep's end.
         """
         asked = record.question
+        if record.is_cut:
+            return True
         if record.status != "completed" or asked.budget not in self.sweep.budgets[:-1]:
             return False
         larger = [b for b in self.sweep.budgets if b > asked.budget]
@@ -151,7 +153,7 @@ class Chains:
         ]
         for child in children:
             if (child.question.number, child.question.seed) == (asked.number, asked.seed):
-                return child.status not in ENDED
+                return child.status not in ENDED or child.is_cut
         done = {child.question.number for child in children if child.status == "completed"}
         is_planned = asked.seed < self.sweep.seed + self.sweep.search.seeds
         return not is_planned or len(done) < quota(self.sweep)

@@ -125,9 +125,9 @@ def resume(
 
     Where the folder's machine is lost: isoflop resume runs/demo --storage s3://BUCKET/PREFIX
 
-    It keeps the settings it began with. Raise [cap] in its file and run that with the same --dir;
-    for anything else run the changed file with another --dir: what the old one answered is not paid
-    again.
+    It keeps the settings it began with. Raise [cap] in its file and run that with the same --dir:
+    what the cap had cut goes on. For anything else run the changed file with another --dir: what
+    the old one answered is not paid again.
     """
     from tuner.status import of, open_folder
 

@@ -175,6 +175,8 @@ class _Scheduler(FIFOScheduler):
         goes_on = self.driver.engine.report(result["key"], progress, device, began=result["began"])
         if goes_on:
             return self.CONTINUE
+        if self._is_kept(trial, result["key"]):
+            return self.STOP
         cleared = _clear(checkpoint_of(self.driver.job, result["key"]))
         self.driver.tidy(self.driver.engine.agenda.unwanted(result["key"]))
         if progress.final:
@@ -184,6 +186,14 @@ class _Scheduler(FIFOScheduler):
             return self.CONTINUE  # one that carries others finds the checkpoint gone
         self._release(bundle)
         return self.STOP
+
+    def _is_kept(self, trial: RayTrial, key: str) -> bool:
+        """Does the checkpoint of one that is over stay, for a higher cap to let it go on from?
+
+        Of several in one process that of the last: others find theirs gone, and compute no more.
+        """
+        is_cut = self.driver.engine.ledger.record(key).is_cut
+        return is_cut and not self.driver.goes_on(self.driver.bundles[trial.trial_id])
 
     def _release(self, bundle: Bundle) -> None:
         """Hand back those that end with one that would not hear that it is over."""

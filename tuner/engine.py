@@ -17,7 +17,7 @@ from tuner.answers import Answers
 from tuner.backends.contract import FinalError, NodeLostError, OutOfMemoryError
 from tuner.config import Sweep
 from tuner.early import Early
-from tuner.ledger import CAP, ENDED, TIME_SPENT, Ledger, Record, Status
+from tuner.ledger import CAP, ENDED, NOT_REPEATED, TIME_SPENT, Ledger, Record, Status
 from tuner.meter import Clock, Meter, patience
 from tuner.question import Cell
 from tuner.scheduler import Asha
@@ -262,8 +262,7 @@ class Engine:
         if self.ledger.charge_again(record.key, again, self.cap):
             return True
         self.meter.leave(record.key)
-        reason = f"{CAP}its checkpoint is gone, and nothing is left to repeat it"
-        self._end(record, "failed", reason)
+        self._end(record, "failed", f"{CAP}{NOT_REPEATED}")
         return False
 
     def silent(self) -> dict[str, float]:
@@ -376,6 +375,28 @@ class Engine:
                 self._lose(record, "the sweep was interrupted")
         known = {(r.question.budget, r.optuna) for r in self.ledger.records()}
         self.studies.forget_unknown(known)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        """Let what a cap had cut wait again, as far as the cap now has room for it.
+
+        It goes on from its checkpoint, and what it was charged stays charged.
+        """
+        ahead = sum(map(self._left, self.ledger.records("waiting")))
+        for record in self.ledger.records("failed"):
+            if not record.is_cut:
+                continue
+            begins_anew = record.reason.endswith(NOT_REPEATED)
+            flops = ahead + (self.trial(record).flops if begins_anew else self._left(record))
+            if self.ledger.committed() + flops <= self.cap and self.meter.allows(flops):
+                # Optuna first: what the ledger does not know of is forgotten after a kill.
+                self.ledger.put_back(record.key, self.studies.again(record.question))
+                self.agenda.changed(record.question.budget)
+                ahead = flops
+
+    def _left(self, record: Record) -> int:
+        """FLOPs of a trial's run that nobody was charged yet."""
+        return self.trial(record).flops - self.ledger.paid(record.key)
 
 
 def _is_final(record: Record, error: BaseException | None) -> bool:

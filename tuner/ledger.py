@@ -27,6 +27,8 @@ CAP = "cap: "
 """How the reason begins of a trial that a cap ended."""
 TIME_SPENT = "the sweep's time is spent"
 """How it goes on where the cap is on time or money."""
+NOT_REPEATED = "its checkpoint is gone, and nothing is left to repeat it"
+"""How it goes on where a trial would have to begin anew."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -91,6 +93,11 @@ class Record:
     """Sequences computed at once, at most, since an attempt ran out of memory; None: no limit."""
     device: dict[str, str]
     """What it ran on."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Did a cap end it? A higher one lets it go on."""
+        return self.status == "failed" and self.reason.startswith(CAP)
 
 
 class Ledger:
@@ -203,6 +210,13 @@ class Ledger:
             self._db.execute(
                 "UPDATE trials SET status = ?, reason = ? WHERE key = ?", (status, reason, key)
             )
+
+    def put_back(self, key: str, optuna: int) -> None:
+        """Let a trial that was over wait again, under a new number in its Optuna study."""
+        self._db.execute(
+            "UPDATE trials SET status = 'waiting', reason = '', optuna = ? WHERE key = ?",
+            (optuna, key),
+        )
 
     def count_death(self, key: str) -> int:
         """One more attempt died by itself; how many have."""

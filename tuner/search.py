@@ -118,6 +118,13 @@ class Studies:
             for number in range(len(self.trials(budget)), max(numbers, default=-1) + 1):
                 study.add_trial(self._entered(known.get((budget, number))))
 
+    def again(self, question: Question) -> int:
+        """Enter a trial once more whose first entry was told its end, which Optuna never takes
+        back; its number."""
+        study = self._studies[question.budget]
+        study.add_trial(self._entered(question))
+        return len(self.trials(question.budget)) - 1
+
     def _entered(self, question: Question | None) -> FrozenTrial:
         """A trial as a study had it before it was told of its end; failed if nobody knows it."""
         if question is None:

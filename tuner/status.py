@@ -209,8 +209,7 @@ def _stopped(
     told = f"{sum(open_.values())} of the plan's {counted.trials} trials not run"
     if not cut:
         return f"stopped by {cap}, with {told}; {RAISE}"
-    again = f"the {len(cut)} that it cut run anew in another --dir alone"
-    return f"stopped by {cap}, with {told} and {len(cut)} cut; {RAISE}; {again}"
+    return f"stopped by {cap}, with {told} and {len(cut)} cut, which go on then; {RAISE}"
 
 
 def _unanswered(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:

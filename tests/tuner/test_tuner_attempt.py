@@ -95,3 +95,22 @@ def test_where_a_cut_trial_s_checkpoint_stays_its_process_ends(job, engine, monk
     assert engine.ledger.record(cut.key).status == "pruned"
     assert engine.ledger.record(other.key).status == "waiting"
     assert engine.ledger.deaths(other.key) == 0  # no fault of its own
+
+
+def test_what_a_cap_cut_keeps_its_checkpoint(job, engine, monkeypatch):
+    """Of several in one process the last: by theirs the others hear that it is over."""
+    driver, trials = Driver(engine, job), [engine.ask() for _ in range(2)]
+    driver.bundles["ray's name"] = bundle_of(*trials)
+    ray_trial = SimpleNamespace(trial_id="ray's name")
+    monkeypatch.setattr(type(engine.meter), "spent", True)
+    said = []
+    for trial in trials:
+        told = next(attempt(contract.start(job, trial), checkpoint_of(job, trial.key)))
+        said.append(
+            driver.scheduler.on_trial_result(
+                None, ray_trial, {**result(trial.key, told, job, "law"), "began": 0}
+            )
+        )
+    assert said == [driver.scheduler.CONTINUE, driver.scheduler.STOP]
+    assert all(engine.ledger.record(trial.key).is_cut for trial in trials)
+    assert [checkpoint_of(job, trial.key).exists() for trial in trials] == [False, True]

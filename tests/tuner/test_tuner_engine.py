@@ -845,3 +845,148 @@ def test_sizes_that_get_no_step_or_not_enough_text_are_left_out(small, tmp_path)
               for s in sizes for cell in space.cells(sweep, 1e11, [s])[:1]}  # fmt: skip
     engine.agenda.max_tokens = tokens[1, 24]
     assert engine.agenda.possible(1e11, sizes) == sizes[1:-1]
+
+
+def cut_by_time(small, folder):
+    """The engine of a sweep whose time is spent: a trial completed, and two are cut half-way."""
+    sweep = small(
+        budgets=[1e13], cap={"seconds": 40.0}, resources={"flops_per_second": 1e12},
+        search={"trials": 1, "extend": False}, pruning={"enabled": False},
+    )  # fmt: skip
+    engine, now = engine_in(sweep, folder), [0.0]
+    engine.meter = Meter(sweep, engine.ledger, lambda: now[0])
+    first, *late = [engine.ask() for _ in range(3)]
+    engine.begin(first.key)
+    for progress in start(engine, first, folder):
+        now[0] += 2.0
+        engine.report(first.key, progress, {})
+    for trial in late:
+        engine.begin(trial.key)
+    for trial in late:
+        reports = start(engine, trial, folder)
+        while engine.report(trial.key, next(reports), {}):
+            now[0] += 16.0
+    assert engine.ask() is Nothing.LEFT
+    assert [engine.ledger.record(trial.key).is_cut for trial in late] == [True, True]
+    engine.ledger.close()
+    return sweep, late
+
+
+def raised(sweep, folder, **cap):
+    """An engine that goes on with the sweep in `folder` under another cap."""
+    higher = sweep.model_copy(update={"cap": sweep.cap.model_copy(update=cap)})
+    return engine_in(higher, folder)
+
+
+def test_what_a_cap_cut_goes_on_once_it_is_raised(small, tmp_path):
+    sweep, late = cut_by_time(small, tmp_path)
+    engine = raised(sweep, tmp_path, seconds=4000.0)
+    before = {trial.key: engine.ledger.record(trial.key) for trial in late}
+    assert {record.status for record in before.values()} == {"waiting"}
+    assert all(record.charged for record in before.values())
+    drive(engine, tmp_path, random.Random(0))
+    for record in engine.ledger.records():
+        trial = engine.trial(record)
+        assert (record.status, record.charged, record.reserved) == ("completed", trial.flops, 0)
+        assert record.attempts == (2 if record.key in before else 1)
+        told = engine.studies.trials(1e13)
+        assert told[record.optuna].state.name == "COMPLETE"
+        assert told[record.optuna].user_attrs["trial"] == record.key
+        assert told[record.optuna].params["learning_rate"] == record.question.learning_rate
+        losses = [progress.loss for progress in engine.ledger.reports(record.key)]
+        assert list(told[record.optuna].intermediate_values.values()) == losses
+    states = [told.state.name for told in engine.studies.trials(1e13)]
+    assert sorted(states) == ["COMPLETE"] * 5 + ["FAIL"] * 2
+    assert engine.ledger.charged() == sum(engine.trial(r).flops for r in engine.ledger.records())
+
+
+def test_a_resumed_sweep_tries_nothing_again_that_its_cap_still_forbids(small, tmp_path):
+    sweep, _ = cut_by_time(small, tmp_path)
+    for _ in range(2):
+        engine = engine_in(sweep, tmp_path)
+        assert engine.ask() is Nothing.LEFT
+        assert engine.ledger.counts() == {"completed": 1, "failed": 2}
+        assert len(engine.studies.trials(1e13)) == 3
+        engine.ledger.close()
+    engine = raised(sweep, tmp_path, seconds=44.0)
+    assert engine.ledger.counts() == {"completed": 1, "failed": 2}, "no room for the rest of one"
+
+
+def test_a_kill_while_the_cut_are_put_back_leaves_no_ghost(small, tmp_path, monkeypatch):
+    sweep, _ = cut_by_time(small, tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "put_back", killed)
+        with pytest.raises(KeyboardInterrupt):
+            raised(sweep, tmp_path, seconds=4000.0)
+    engine = raised(sweep, tmp_path, seconds=4000.0)
+    states = [told.state.name for told in engine.studies.trials(1e13)]
+    assert states == ["COMPLETE", "FAIL", "FAIL", "FAIL", "RUNNING", "RUNNING"]
+    known = engine_in(engine.sweep, tmp_path)
+    assert [told.state.name for told in known.studies.trials(1e13)] == states
+
+
+def test_a_retry_that_the_cap_forbade_is_made_once_it_is_raised(small, tmp_path):
+    sweep = small(budgets=[1e13], cap={"flops": 1.2e13}, search={"trials": 1, "extend": False})
+    engine = engine_in(sweep, tmp_path)
+    trial = engine.ask()
+    engine.fail(trial.key, "SIGKILL")
+    assert engine.ask() is Nothing.LEFT
+    paid = engine.ledger.charged()
+    engine.ledger.close()
+    engine = raised(sweep, tmp_path, flops=1.3e13)
+    assert engine.ask() == trial
+    for progress in start(engine, trial, tmp_path):
+        engine.report(trial.key, progress, {})
+    assert engine.ledger.charged() == paid + trial.flops
+
+
+def test_a_trial_that_must_begin_anew_waits_for_room_for_all_of_it(small, tmp_path):
+    sweep = small(budgets=[1e13], pruning={"enabled": False}, search={"trials": 1, "extend": False})
+    engine = raised(sweep, tmp_path, flops=1.3e13)
+    trial = engine.ask()
+    for progress, _ in zip(start(engine, trial, tmp_path), range(2), strict=False):
+        engine.report(trial.key, progress, {}, began=0)
+    engine.fail(trial.key, "its node is gone")
+    engine.ask()
+    assert not engine.report(trial.key, progress, {}, began=0)
+    charged = engine.ledger.charged()
+    engine.ledger.close()
+    for cap, status_ in ((1.3e13, "failed"), (charged + 0.9e13, "failed"), (3e13, "waiting")):
+        engine = raised(sweep, tmp_path, flops=cap)
+        assert engine.ledger.record(trial.key).status == status_
+        engine.ledger.close()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "forks"])
+def test_cut_and_raised_again_and_again_it_ends_as_undisturbed(
+    small, tmp_path, schedule, monkeypatch
+):
+    # Time is up in the middle of trials: slots are slower than it reckons.
+    monkeypatch.setattr(Meter, "allows", lambda meter, _: not meter.spent)
+
+    def capped(seconds):
+        return small(
+            **SETTLED, training={"schedule": schedule}, cap={"seconds": seconds},
+            resources={"flops_per_second": 1e12},
+        )  # fmt: skip
+
+    cuts = 0
+    for seconds in (90.0, 235.0, 610.0, 1e5):
+        simulate.simulate(capped(seconds), tmp_path / "cut", slots=3)
+        ledger = Ledger(tmp_path / "cut" / "ledger.db")
+        cuts += sum(record.is_cut for record in ledger.records())
+        charged = ledger.charged()
+        ledger.close()
+    simulate.simulate(capped(1e5), tmp_path / "calm", slots=3)
+    told, calm = (table(capped(1e5), tmp_path / name) for name in ("cut", "calm"))
+    by = ["budget", "num_layers", "d_model", "learning_rate"]
+    pd.testing.assert_frame_equal(
+        told.drop(columns="trial").sort_values(by, ignore_index=True),
+        calm.drop(columns="trial").sort_values(by, ignore_index=True),
+    )
+    assert cuts
+    assert charged == Ledger(tmp_path / "calm" / "ledger.db").charged()
