@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tuner import plan, space
+from tuner import plan, provenance, space
 from tuner.config import Sweep
 from tuner.ladder import Size
 from tuner.ledger import END, Ledger
@@ -20,6 +20,14 @@ class Means:
     vocab_size: int
     more: str
     """What would let the sweep extend itself further; empty where nothing keeps it from that."""
+
+    max_tokens: float
+    """Tokens that a trial may see."""
+
+    def of_failed(self, failed: Mapping[Size, str]) -> str:
+        """What to do about sizes that were tried and came to nothing, each with the reason."""
+        told = ", ".join(f"{n}x{d} failed ({why})" for (n, d), why in failed.items())
+        return f"{told}: mend the cause, and run the file with another --dir"
 
     def of_sizes(self, budget: float, window: Sequence[Size], sides: tuple[bool, bool]) -> str:
         """How to get the sizes that a profile lacks.
@@ -42,15 +50,26 @@ class Means:
             )
         if is_at_end and self.sweep.backend == "replay":
             return f"replay.table holds no {words} ones there"
+        if not self._further(budget, window, sides):
+            return (
+                f"{words} ones get too few steps or too little text: raise the budget, lower "
+                "training.batch_size or take more text"
+            )
         by_hand = "raise shapes.per_budget" if shapes.per_budget else "write a longer shapes.ladder"
         if self.sweep.target.interval is not None:
             return by_hand if is_at_end else self.more or by_hand
         if not extends:
             return f"set search.extend = true, or {by_hand}"
-        return self.more or (
-            f"{words} ones get too few steps or too little text: raise the budget, lower "
-            "training.batch_size or take more text"
-        )
+        return self.more or by_hand
+
+    def _further(self, budget: float, window: Sequence[Size], sides: tuple[bool, bool]) -> bool:
+        """Can a size beyond those tried be trained there, on a side where some are lacking?"""
+        reach = space.reach(self.sweep, budget, self.vocab_size, window, 1)
+        able = space.possible(self.sweep, budget, reach, self.vocab_size, self.max_tokens)
+        first, last = reach.index(window[0]), reach.index(window[-1])
+        below, above = sides
+        beyond = (reach[:first] if below else ()) + (reach[last + 1 :] if above else ())
+        return not set(beyond).isdisjoint(able)
 
     def of_range(self) -> str:
         """How to get rates beyond the range that was searched."""
@@ -71,7 +90,13 @@ class Means:
 
 def means(sweep: Sweep, ledger: Ledger, vocab_size: int) -> Means:
     """What a sweep's file and its ledger leave to mend its profiles with."""
-    return Means(sweep=sweep, vocab_size=vocab_size, more=_more(sweep, ledger, vocab_size))
+    settled = provenance.read(ledger)
+    return Means(
+        sweep=sweep,
+        vocab_size=vocab_size,
+        more=_more(sweep, ledger, vocab_size),
+        max_tokens=settled.most_tokens(sweep) if settled else math.inf,
+    )
 
 
 def _more(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:

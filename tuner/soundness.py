@@ -39,6 +39,8 @@ class Profile:
     """Sizes asked for, fewest weights first."""
     losses: Mapping[Size, float]
     """Best loss of each completed size over learning rates, nat/token, seeds averaged."""
+    failed: Mapping[Size, str]
+    """Why each size failed that has no completed run, and that no cap cut."""
     best: Trial | None
     """The best completed trial."""
     rates: tuple[float, float]
@@ -132,7 +134,13 @@ class Profile:
         if missing:
             found.append(f"no completed run at {', '.join(missing)}")
         if min(below, above) < margin:
-            remedy = means.of_sizes(self.budget, self.window, (below < margin, above < margin))
+            sides = (below < margin, above < margin)
+            failed = self._failed(sides)
+            remedy = (
+                means.of_failed(failed)
+                if failed
+                else means.of_sizes(self.budget, self.window, sides)
+            )
             found.append(
                 f"the minimum, {asked.size[0]}x{asked.size[1]}, has {below} completed sizes below "
                 f"and {above} above; {margin} are wanted: {remedy}"
@@ -145,6 +153,13 @@ class Profile:
                 "training.batch_size or drop the budget"
             )
         return [f"budget {self.budget:g}: {fault}" for fault in found]
+
+    def _failed(self, sides: tuple[bool, bool]) -> dict[Size, str]:
+        """The sizes that failed below the minimum, above it, as far as asked for; with reasons."""
+        assert self.best is not None
+        place, (below, above) = self.window.index(self.best.question.size), sides
+        there = (self.window[:place] if below else ()) + (self.window[place:] if above else ())
+        return {size: self.failed[size] for size in there if size in self.failed}
 
     def _of_rates(self, asked: Question, means: Means) -> str:
         """That the best learning rate may lie beyond those tried, and what would tell."""
@@ -213,6 +228,11 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         budget=budget,
         window=space.rising(sweep, sizes, vocab_size),
         losses=losses,
+        failed={
+            r.question.size: r.reason
+            for r in records
+            if r.status == "failed" and not r.is_cut and r.question.size not in losses
+        },
         best=best,
         rates=(min(tried, default=0.0), max(tried, default=0.0)),
         searched=searched(sweep, ledger, budget),

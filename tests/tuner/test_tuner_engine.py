@@ -1,10 +1,12 @@
 """The engine on a law, in simulated time: what it decides, and that nothing it decided is lost."""
 
 import itertools
+import json
 import math
 import pickle
 import random
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -310,6 +312,33 @@ def test_a_ladder_of_its_own_ends_where_trials_would_be_too_short(small):
     ]
     assert min(steps) >= 300
     assert profile.sides[1] < 2
+    # No cap would let it go further.
+    ledger = simulation.engine.ledger
+    capped = sweep.model_copy(update={"cap": sweep.cap.model_copy(update={"flops": 1.3e16})})
+    assert ledger.charged() > 1.3e16
+    for given in (sweep, capped):
+        (fault,) = soundness.faults(given, ledger, 256)
+        assert "2 are wanted: larger ones get too few steps or too little text" in fault
+
+
+def test_no_cap_is_blamed_for_sizes_that_the_text_forbids(small, tmp_path):
+    """The best of a built ladder is its smallest, and smaller ones would see more text."""
+    sweep = small(
+        budgets=[1e15], shapes={"per_budget": None, "tokens_per_param": 0.05},
+        law={"noise": 0.0}, search={"sampler": "grid"},
+    )  # fmt: skip
+    largest = space.largest(sweep, Cell(budget=1e15, size=space.ladder(sweep, 256)[0], number=0,
+                                        seed=0), 256)[0].tokens  # fmt: skip
+    engine = engine_in(sweep, tmp_path, max_tokens=largest)
+    drive(engine, tmp_path, random.Random(0))
+    cap = sweep.cap.model_copy(update={"flops": float(engine.ledger.charged())})
+    spent, said = sweep.model_copy(update={"cap": cap}), {}
+    for name, text in (("scarce", largest), ("ample", 10**15)):
+        settled = replace(provenance(sweep), train_tokens=text)
+        engine.ledger.write_fact("provenance", json.dumps(asdict(settled)))
+        (said[name],) = soundness.faults(spent, engine.ledger, 256)
+    assert "2 are wanted: smaller ones get too few steps or too little text" in said["scarce"]
+    assert "2 are wanted: raise cap.flops" in said["ample"]
 
 
 def test_a_ladder_of_its_own_is_not_lengthened_where_sizes_fail(small, tmp_path):
@@ -328,6 +357,12 @@ def test_a_ladder_of_its_own_is_not_lengthened_where_sizes_fail(small, tmp_path)
             engine.fail(trial.key, "too large", TooLargeError("too large"))
     profile = soundness.profile(sweep, engine.ledger, 256, 1e15)
     assert len(profile.window) == len(built) + 2
+    told = "\n".join(soundness.faults(sweep, engine.ledger, 256))
+    first, second = (f"{n}x{d}" for n, d in profile.window[-2:])
+    assert (
+        f"2 are wanted: {first} failed (too large), {second} failed (too large): mend the cause, "
+        "and run the file with another --dir"
+    ) in told
 
 
 UNSOUND = [
