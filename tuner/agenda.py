@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from tuner import soundness, space
+from tuner import slot, soundness, space
 from tuner.chains import Chains
 from tuner.config import Sweep
 from tuner.ledger import ENDED, Ledger
@@ -32,6 +32,7 @@ class Agenda:
         self.ledger = ledger
         self.vocab_size = vocab_size
         self.max_tokens = max_tokens
+        self.slot = slot.read(ledger)
         # Kept because reading them from the ledger at each ask would take ever longer.
         self._asked: set[str] = set()
         self._unasked: dict[float, deque[Cell]] = {}
@@ -161,8 +162,10 @@ class Agenda:
         return self._profiles[budget]
 
     def possible(self, budget: float, sizes: Sequence[Size]) -> list[Size]:
-        """Those of `sizes` that get a whole step and enough text."""
-        return space.possible(self.sweep, budget, sizes, self.vocab_size, self.max_tokens)
+        """Those of `sizes` that get a whole step, enough text and enough memory."""
+        return space.possible(
+            self.sweep, budget, sizes, self.vocab_size, max_tokens=self.max_tokens, slot=self.slot
+        )
 
     def _new(self, cells: Sequence[Cell]) -> list[Cell]:
         return [cell for cell in cells if cell.key not in self._asked]

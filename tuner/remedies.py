@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tuner import plan, provenance, space
+from tuner import slot as slots
 from tuner.config import Sweep
 from tuner.ladder import Size
 from tuner.ledger import END, Ledger
 from tuner.meter import Meter
+from tuner.slot import Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,8 @@ class Means:
 
     max_tokens: float
     """Tokens that a trial may see."""
+    slot: Slot
+    """What one runs on."""
 
     def of_failed(self, failed: Mapping[Size, str]) -> str:
         """What to do about sizes that were tried and came to nothing, each with the reason."""
@@ -52,8 +56,8 @@ class Means:
             return f"replay.table holds no {words} ones there"
         if not self._further(budget, window, sides):
             return (
-                f"{words} ones get too few steps or too little text: raise the budget, lower "
-                "training.batch_size or take more text"
+                f"{words} ones get too few steps, too little text or too little memory: raise the "
+                "budget, lower training.batch_size, or take more text or memory"
             )
         by_hand = "raise shapes.per_budget" if shapes.per_budget else "write a longer shapes.ladder"
         if self.sweep.target.interval is not None:
@@ -65,7 +69,9 @@ class Means:
     def _further(self, budget: float, window: Sequence[Size], sides: tuple[bool, bool]) -> bool:
         """Can a size beyond those tried be trained there, on a side where some are lacking?"""
         reach = space.reach(self.sweep, budget, self.vocab_size, window, 1)
-        able = space.possible(self.sweep, budget, reach, self.vocab_size, self.max_tokens)
+        able = space.possible(
+            self.sweep, budget, reach, self.vocab_size, max_tokens=self.max_tokens, slot=self.slot
+        )
         first, last = reach.index(window[0]), reach.index(window[-1])
         below, above = sides
         beyond = (reach[:first] if below else ()) + (reach[last + 1 :] if above else ())
@@ -96,6 +102,7 @@ def means(sweep: Sweep, ledger: Ledger, vocab_size: int) -> Means:
         vocab_size=vocab_size,
         more=_more(sweep, ledger, vocab_size),
         max_tokens=settled.most_tokens(sweep) if settled else math.inf,
+        slot=slots.read(ledger),
     )
 
 

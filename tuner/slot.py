@@ -63,6 +63,14 @@ class Slot:
             at_most=self.devices,
         )
 
+    def holds(self, shape: Shape, batch_size: int, resources: Resources) -> bool:
+        """Does one sequence at least fit?"""
+        try:
+            self.split(shape, batch_size, resources)
+        except TooLargeError:
+            return False
+        return True
+
     def determining(
         self, shape: Shape, batch_size: int, resources: Resources
     ) -> tuple[object, ...]:

@@ -230,13 +230,22 @@ def largest(sweep: Sweep, cell: Cell, vocab_size: int) -> list[Trial]:
 
 
 def possible(
-    sweep: Sweep, budget: float, sizes: Iterable[Size], vocab_size: int, max_tokens: float
+    sweep: Sweep,
+    budget: float,
+    sizes: Iterable[Size],
+    vocab_size: int,
+    *,
+    max_tokens: float,
+    slot: Slot,
 ) -> list[Size]:
-    """Those of `sizes` that get a whole step at `budget`, and no more than `max_tokens`."""
+    """Those of `sizes` that get a whole step at `budget`, see no more than `max_tokens`, and of
+    which one sequence at least fits in the memory of `slot`."""
     able = []
     for size in sizes:
         trials = largest(sweep, Cell(budget=budget, size=size, number=0, seed=0), vocab_size)
-        if all(trial.steps and trial.tokens <= max_tokens for trial in trials):
+        if all(trial.steps and trial.tokens <= max_tokens for trial in trials) and all(
+            slot.holds(trial.shape, trial.batch_size, sweep.resources) for trial in trials
+        ):
             able.append(size)
     return able
 

@@ -20,7 +20,7 @@ from analysis import surface
 from analysis.results import FitError
 from analysis.surface import Surface, Tuned
 from model.progress import Progress
-from tuner import plan, provenance, soundness, space
+from tuner import plan, provenance, slot, soundness, space
 from tuner.config import Sweep
 from tuner.ladder import SPREAD
 from tuner.ledger import CAP, END, TIME_SPENT, Ledger, Record
@@ -290,7 +290,9 @@ def _of(sweep: Sweep, ledger: Ledger, vocab_size: int) -> tuple[Value, tuple[flo
     most = settled.most_tokens(sweep) if settled else math.inf
 
     def possible(budget: float, sizes: Sequence[Size]) -> list[Size]:
-        return space.possible(sweep, budget, sizes, vocab_size, most)
+        return space.possible(
+            sweep, budget, sizes, vocab_size, max_tokens=most, slot=slot.read(ledger)
+        )
 
     rates = soundness.searched(sweep, ledger, sweep.budgets[0])
     return Value(sweep, ledger, vocab_size, possible), rates

@@ -19,6 +19,7 @@ from ray.exceptions import RayTaskError
 from model.memory import TooLargeError
 from tuner import doubts, driver, plan, simulate, soundness, space, status
 from tuner import provenance as provenances
+from tuner import slot as slots
 from tuner.backends import contract
 from tuner.backends.contract import Job, OutOfMemoryError, WorkerLostError
 from tuner.engine import Engine, Nothing
@@ -28,6 +29,7 @@ from tuner.meter import Meter
 from tuner.nodes import GRACE, Losses
 from tuner.question import Cell, Setting
 from tuner.search import Studies
+from tuner.slot import Slot
 from tuner.storage import Place
 
 SETTLED = {
@@ -318,7 +320,7 @@ def test_a_ladder_of_its_own_ends_where_trials_would_be_too_short(small):
     assert ledger.charged() > 1.3e16
     for given in (sweep, capped):
         (fault,) = soundness.faults(given, ledger, 256)
-        assert "2 are wanted: larger ones get too few steps or too little text" in fault
+        assert "2 are wanted: larger ones get too few steps, too little text" in fault
 
 
 def test_no_cap_is_blamed_for_sizes_that_the_text_forbids(small, tmp_path):
@@ -337,8 +339,31 @@ def test_no_cap_is_blamed_for_sizes_that_the_text_forbids(small, tmp_path):
         settled = replace(provenance(sweep), train_tokens=text)
         engine.ledger.write_fact("provenance", json.dumps(asdict(settled)))
         (said[name],) = soundness.faults(spent, engine.ledger, 256)
-    assert "2 are wanted: smaller ones get too few steps or too little text" in said["scarce"]
+    assert "2 are wanted: smaller ones get too few steps, too little text" in said["scarce"]
     assert "2 are wanted: raise cap.flops" in said["ample"]
+
+
+def test_a_ladder_of_its_own_ends_where_memory_does(small, tmp_path):
+    sweep = small(
+        budgets=[1e15], shapes={"per_budget": None, "tokens_per_param": 2000},
+        law={"noise": 0.0}, cap={"flops": 1e18},
+    )  # fmt: skip
+    built = space.ladder(sweep, 256)
+    longer = space.reach(sweep, 1e15, 256, built, 2)
+    last = space.largest(sweep, Cell(budget=1e15, size=longer[-2], number=0, seed=0), 256)[0]
+    barely = next(
+        slot
+        for slot in (Slot(memory=1e5 * 1.01**n) for n in itertools.count())
+        if slot.holds(last.shape, last.batch_size, sweep.resources)
+    )
+    slots.settle(Ledger(tmp_path / "ledger.db"), lambda: barely)
+    engine = engine_in(sweep, tmp_path)
+    drive(engine, tmp_path, random.Random(0))
+    profile = soundness.profile(sweep, engine.ledger, 256, 1e15)
+    assert profile.window[-1] == longer[-2]
+    assert engine.agenda.possible(1e15, longer) == list(longer[:-1])
+    (fault,) = soundness.faults(sweep, engine.ledger, 256)
+    assert "2 are wanted: larger ones get too few steps, too little text or too little mem" in fault
 
 
 def test_a_ladder_of_its_own_is_not_lengthened_where_sizes_fail(small, tmp_path):
