@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from data.errors import CorpusError
 from data.files import Document, document
+
+NEEDED = "{}: public sets need the `datasets` package. Install it: pip install 'isoflop[data]'"
+"""Said of a set, by its name, where the package is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +46,7 @@ class PublicSet:
         try:
             datasets = import_module("datasets")
         except ImportError:
-            raise CorpusError(
-                f"{self.name}: public sets need the `datasets` package. "
-                "Install it: pip install 'isoflop[data]'"
-            ) from None
+            raise CorpusError(NEEDED.format(self.name)) from None
         try:
             rows = datasets.load_dataset(
                 self.repository, self.subset, split="train", streaming=True, revision=self.revision
@@ -80,3 +81,8 @@ PUBLIC = {
     )
 }
 """The public sets known by name."""
+
+
+def lacking(source: str) -> str:
+    """That `source` is a public set, and what reads it not installed; else empty."""
+    return NEEDED.format(source) if source in PUBLIC and find_spec("datasets") is None else ""

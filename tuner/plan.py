@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from data.bounds import most_tokens
+from data.names import STDLIB
 from model.devices import DEVICES
 from model.memory import TooLargeError, training_bytes
 from model.payoff import STACKED_WIDTH
@@ -373,7 +374,19 @@ def _warnings(
             f"the plan's {total:.3g} FLOP exceed the cap of {limit:.3g}: it will be cut short"
         )
     at_once = ["a known law answers at once: hours are what training would take"]
-    return short + few + over + _repeated(sweep, budgets) + at_once * (sweep.backend == "law")
+    told = short + few + over + _repeated(sweep, budgets) + _lacking(sweep)
+    return told + at_once * (sweep.backend == "law")
+
+
+def _lacking(sweep: Sweep) -> list[str]:
+    """That what reads the sweep's source is not installed: `run` would end there."""
+    source = sweep.data.source
+    if sweep.backend != "train" or source == STDLIB or source.startswith("synthetic:"):
+        return []
+    from data.public import lacking  # noqa: PLC0415  most sources are told of without NumPy
+
+    told = lacking(source)
+    return [f"data.source: {told}"] if told else []
 
 
 def _repeated(sweep: Sweep, budgets: tuple[BudgetPlan, ...]) -> list[str]:

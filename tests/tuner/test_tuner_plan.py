@@ -1,10 +1,14 @@
 import re
 import subprocess
 import sys
+import types
+from importlib.machinery import ModuleSpec
 
 import pytest
 from rich.console import Console
 
+from data.errors import CorpusError
+from data.sources import find
 from tuner import planview, refusals
 from tuner.config import parse
 from tuner.errors import BudgetError, ConfigError
@@ -125,3 +129,29 @@ def test_a_known_law_trains_nothing_and_its_plan_says_so(small):
     said = "a known law answers at once"
     assert any(said in warning for warning in plan(small(backend="law")).warnings)
     assert not any(said in warning for warning in plan(small(backend="train")).warnings)
+
+
+@pytest.mark.parametrize(
+    ("backend", "source", "installed", "told"),
+    [
+        ("train", "tinystories", False, True),
+        ("train", "tinystories", True, False),
+        ("train", "python-stdlib", False, False),
+        ("train", __file__, False, False),
+        ("law", "tinystories", False, False),
+    ],
+)
+def test_a_plan_says_what_its_source_lacks_as_run_would(
+    small, monkeypatch, backend, source, installed, told
+):
+    package = types.ModuleType("datasets")
+    package.__spec__ = ModuleSpec("datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", package if installed else None)
+    counted = plan(small(backend=backend, data={"source": source}))
+    said = [warning for warning in counted.warnings if warning.startswith("data.source")]
+    assert bool(said) is told
+    if told:
+        with pytest.raises(CorpusError) as refused:
+            next(find(source).documents())
+        assert said == [f"data.source: {refused.value}"]
+        assert said[0].endswith("pip install 'isoflop[data]'")
