@@ -15,6 +15,7 @@ from tuner import confirm, doubts
 from tuner.config import load
 from tuner.errors import ConfigError
 from tuner.reading import read
+from tuner.status import SweepStatus
 
 MOST_OVERLAID = len(LOOKS)
 """Sweeps that one page can tell apart."""
@@ -22,7 +23,13 @@ COURSE_TARGET = 1e19
 """What the course's problem 2 predicts for, FLOP: its handout."""
 
 
-def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> Prediction:
+def write_report(
+    runs: Runs,
+    source: Path,
+    path: Path,
+    budget: float | None,
+    standing: SweepStatus | None = None,
+) -> Prediction:
     """Fit `runs` of `source`, write the page to `path`, and in a sweep's folder fit.json too.
 
     Args:
@@ -30,11 +37,12 @@ def write_report(runs: Runs, source: Path, path: Path, budget: float | None) -> 
         source: a sweep's folder, or a table.
         path: the HTML file.
         budget: what the answer is for, FLOP; None for ten times the largest.
+        standing: of the sweep in `source`, where it is known.
 
     Returns:
         The answer.
     """
-    told = _story(runs, source, runs.reach if budget is None else budget)
+    told = _story(runs, source, runs.reach if budget is None else budget, standing)
     assert told.prediction is not None
     if source.is_dir():
         (source / "fit.json").write_text(json.dumps(told.fits.to_dict(), indent=1) + "\n")
@@ -115,7 +123,8 @@ def _names(sources: Sequence[Path]) -> list[str]:
     return [f"{path.name} ({number})" for number, path in enumerate(resolved, 1)]
 
 
-def _story(runs: Runs, source: Path, target: float) -> Story:
+def _story(runs: Runs, source: Path, target: float, standing: SweepStatus | None = None) -> Story:
     fits = compared(runs, fit(runs, at=[target]))
     prediction = predict(runs, fits, target)
-    return Story(runs=runs, fits=fits, prediction=prediction, notes=tuple(doubts.of(source)))
+    notes = tuple(doubts.of(source, standing))
+    return Story(runs=runs, fits=fits, prediction=prediction, notes=notes)

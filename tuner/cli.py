@@ -332,7 +332,9 @@ def _run(
     path = folder / "report.html"
     try:
         with busy("fitting, and writing the report"):
-            prediction = answer.write_report(read(folder), folder, path, sweep.target_budget)
+            prediction = answer.write_report(
+                read(folder), folder, path, sweep.target_budget, standing
+            )
     except (FitError, RunTableError) as error:
         talk.print(f"no law fits this table yet:\n{error}", markup=False)
         talk.print(f"the runs are in {folder / 'trials.csv'}")

@@ -6,18 +6,27 @@ from pathlib import Path
 
 from analysis.predict import Prediction
 from tuner import soundness, status, value
-from tuner.status import open_folder
+from tuner.ledger import DONE
+from tuner.status import SweepStatus, open_folder
 
 
-def of(source: Path) -> list[str]:
-    """What a sweep says of its own soundness; of another table there is nothing to say."""
+def of(source: Path, standing: SweepStatus | None = None) -> list[str]:
+    """What a sweep says of its own soundness; of another table there is nothing to say.
+
+    Args:
+        source: a sweep's folder, or a table.
+        standing: where the sweep stands, by `status.of_folder`; left out, it is looked up.
+    """
     if not (source / "ledger.db").is_file():
         return []
     sweep, ledger, provenance = open_folder(source)
-    found = soundness.faults(sweep, ledger, provenance.vocab_size)
+    if standing is not None and standing.end == DONE:
+        found = list(standing.unsound)
+    else:
+        found = soundness.faults(sweep, ledger, provenance.vocab_size)
     if sweep.target.interval is not None:
         found.insert(0, value.told(sweep, ledger, provenance.vocab_size))
-    stopped = status.of(sweep, ledger).stopped
+    stopped = (standing or status.of(sweep, ledger)).stopped
     ledger.close()
     return [stopped, *found] if stopped else found
 

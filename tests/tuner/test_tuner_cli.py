@@ -188,6 +188,24 @@ def test_run_and_resume_as_json_carry_status_and_answer(law, simulated, monkeypa
         assert told["prediction"]["budget"] == 1e20
 
 
+def test_a_run_counts_what_is_unsound_once(law, simulated, monkeypatch, tmp_path):
+    from tuner.ledger import DONE, END, Ledger
+
+    monkeypatch.setattr("tuner.sweep.run", lambda *_, **__: None)  # it has run already
+    folder = shutil.copytree(simulated, tmp_path / "done")
+    invoke("export", folder)
+    ledger = Ledger(folder / "ledger.db")
+    ledger.write_fact(END, DONE)
+    ledger.close()
+    counted, doubted = [], "budget 1e+17: the minimum has 0 completed sizes above"
+    monkeypatch.setattr("tuner.soundness.faults", lambda *_: counted.append(1) or [doubted])
+    words = ("run", law, "-s", "search.trials=2", "--yes", "--dir", folder, "--json")
+    told = json.loads(invoke(*words).stdout)
+    assert len(counted) == 1
+    assert told["status"]["unsound"] == [doubted]
+    assert told["prediction"]["warnings"][-1] == doubted
+
+
 def test_every_answer_says_what_the_sweep_doubts(simulated, tmp_path, monkeypatch):
     doubted = ["budget 1e+17: the minimum has 0 completed sizes above"]
     monkeypatch.setattr("tuner.soundness.faults", lambda *_: list(doubted))
