@@ -248,7 +248,7 @@ def told(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
     return (
         f"runs were chosen by value until N_opt at {value.target:.3g} FLOP would be known to "
         f"{sweep.target.interval:.0%}: {reached}; one fit of law and learning rates to every run "
-        f"says {n_opt:.3g} within {half:.1%} (90 %)"
+        f"says {n_opt:.3g} within {half:.1%} (90 %, as far as one law holds)"
     )
 
 
