@@ -30,8 +30,10 @@ def unsound(cells: Cells) -> tuple[str, ...]:
         return ("one budget: the exponent is not measured, run others 3 and 10 times as large",)
     if not is_profiled(cells, PROFILE):
         return ()
-    whole = [profile for profile in profiles(cells) if len(profile.log_params) >= PROFILE]
-    if len(whole) == 1:
+    found = profiles(cells)
+    whole = [profile for profile in found if len(profile.log_params) >= PROFILE]
+    others = sum(len(profile.log_params) for profile in found) - len(whole[0].log_params)
+    if len(whole) == 1 and others < PROFILE:
         return (
             f"one budget, {whole[0].budget:.3g} FLOP, has {PROFILE} sizes or more: the exponent is "
             "hardly measured, run as many sizes at budgets 3 and 10 times as large",
@@ -96,7 +98,7 @@ def _shattered(cells: Cells) -> list[str]:
     Scattered tables have neighbors as close by chance, but no gaps between groups; a grid of N and
     D has crossings that cost nearly the same, and means none of them as one.
     """
-    if len(np.unique(cells.params)) * len(np.unique(cells.tokens)) == len(cells):
+    if 2 * len(cells) >= len(np.unique(cells.params)) * len(np.unique(cells.tokens)):
         return []
     logs = np.sort(np.log(cells.budgets))
     groups = np.split(logs, np.flatnonzero(np.diff(logs) > APART) + 1)

@@ -177,6 +177,7 @@ class _Scheduler(FIFOScheduler):
             return self.CONTINUE
         if self._is_kept(trial, result["key"]):
             return self.STOP
+        self.driver.engine.forgo(result["key"])
         cleared = _clear(checkpoint_of(self.driver.job, result["key"]))
         self.driver.tidy(self.driver.engine.agenda.unwanted(result["key"]))
         if progress.final:

@@ -17,7 +17,7 @@ from tuner.answers import Answers
 from tuner.backends.contract import FinalError, NodeLostError, OutOfMemoryError
 from tuner.config import Sweep
 from tuner.early import Early
-from tuner.ledger import CAP, ENDED, NOT_REPEATED, TIME_SPENT, Ledger, Record, Status
+from tuner.ledger import CAP, ENDED, GONE, NOT_REPEATED, TIME_SPENT, Ledger, Record, Status
 from tuner.meter import Clock, Meter, patience
 from tuner.question import Cell
 from tuner.scheduler import Asha
@@ -110,12 +110,14 @@ class Engine:
 
     @property
     def hopeless(self) -> str:
-        """Why the sweep was given up: the reason of its first failures, if nothing else came."""
+        """Why the sweep was given up: the reason of its first failures, if nothing else came.
+
+        What a cap cut is no failure.
+        """
         if self.ledger.has("completed", "pruned"):
             return ""
-        if self.ledger.counts().get("failed", 0) < HOPELESS:
-            return ""
-        return self.ledger.records("failed")[0].reason
+        reasons = [r.reason for r in self.ledger.records("failed") if not r.is_cut]
+        return reasons[0] if len(reasons) >= HOPELESS else ""
 
     def trial(self, record: Record) -> Trial:
         """The trial behind a record."""
@@ -213,7 +215,7 @@ class Engine:
         trial = self.trial(record)
         seen = self.ledger.last(key)
         if seen is None or progress.step <= seen.step:
-            paid = self._repeats(record, trial, began)
+            paid = self._repeats(record, trial, progress, began)
             # The last report seen is judged again: a kill may have come before its verdict.
             if not paid or (seen is not None and progress.step < seen.step):
                 return paid
@@ -247,11 +249,12 @@ class Engine:
             return None
         return "pruned", f"a chance of {chance:.1%} at {share} to end as its shape's best rate"
 
-    def _repeats(self, record: Record, trial: Trial, began: int | None) -> bool:
+    def _repeats(self, record: Record, trial: Trial, progress: Progress, began: int | None) -> bool:
         """An attempt repeats reports, or begins: if its checkpoint is gone, or its parent's trunk,
         it repeats the training too.
 
-        That work is charged again, once an attempt; where the cap forbids it the trial ends.
+        That work is charged again, once an attempt; where the cap forbids it the trial ends, and
+        what it repeated is charged from what was set aside for its rest.
         """
         paid = self.ledger.paid(record.key)
         again = 0 if began is None else paid - began * trial.flops_per_step
@@ -261,9 +264,16 @@ class Engine:
         self._repeated.add(attempt)
         if self.ledger.charge_again(record.key, again, self.cap):
             return True
-        self.meter.leave(record.key)
-        self._end(record, "failed", f"{CAP}{NOT_REPEATED}")
+        self.meter.end(record.key)
+        repeated = min(record.reserved, progress.flops - paid + again)
+        self._end(record, "failed", f"{CAP}{NOT_REPEATED}", lost=repeated)
         return False
+
+    def forgo(self, key: str) -> None:
+        """The checkpoint of one that a cap cut is about to go: it would have to begin anew."""
+        record = self.ledger.record(key)
+        if record.is_cut and not record.begins_anew:
+            self.ledger.settle(key, "failed", f"{record.reason}; {GONE}")
 
     def silent(self) -> dict[str, float]:
         """Running trials that should have reported long ago, with the seconds of their silence.
@@ -339,8 +349,8 @@ class Engine:
         reached = self.ledger.paid(record.key) // trial.flops_per_step
         return (trial.next_report(reached) - reached) * trial.flops_per_step
 
-    def _end(self, record: Record, status: Status, reason: str) -> None:
-        self.ledger.settle(record.key, status, reason)
+    def _end(self, record: Record, status: Status, reason: str, *, lost: int = 0) -> None:
+        self.ledger.settle(record.key, status, reason, lost=lost)
         self._conclude(record, status)
 
     def _conclude(self, record: Record, status: Status) -> None:
@@ -382,21 +392,19 @@ class Engine:
 
         It goes on from its checkpoint, and what it was charged stays charged.
         """
-        ahead = sum(map(self._left, self.ledger.records("waiting")))
+        ahead = sum(map(self._rest, self.ledger.records("waiting")))
         for record in self.ledger.records("failed"):
             if not record.is_cut:
                 continue
-            begins_anew = record.reason.endswith(NOT_REPEATED)
-            flops = ahead + (self.trial(record).flops if begins_anew else self._left(record))
+            flops = ahead + self._rest(record)
             if self.ledger.committed() + flops <= self.cap and self.meter.allows(flops):
                 # Optuna first: what the ledger does not know of is forgotten after a kill.
-                self.ledger.put_back(record.key, self.studies.again(record.question))
-                self.agenda.changed(record.question.budget)
+                again = self.studies.again(record.question.budget, record.optuna)
+                self.ledger.put_back(record.key, again)
                 ahead = flops
 
-    def _left(self, record: Record) -> int:
-        """FLOPs of a trial's run that nobody was charged yet."""
-        return self.trial(record).flops - self.ledger.paid(record.key)
+    def _rest(self, record: Record) -> int:
+        return self.ledger.rest(record, self.trial(record).flops)
 
 
 def _is_final(record: Record, error: BaseException | None) -> bool:

@@ -27,8 +27,10 @@ CAP = "cap: "
 """How the reason begins of a trial that a cap ended."""
 TIME_SPENT = "the sweep's time is spent"
 """How it goes on where the cap is on time or money."""
-NOT_REPEATED = "its checkpoint is gone, and nothing is left to repeat it"
-"""How it goes on where a trial would have to begin anew."""
+GONE = "its checkpoint is gone"
+"""What it says of a trial that would have to begin anew."""
+NOT_REPEATED = f"{GONE}, and nothing is left to repeat it"
+"""How it goes on where that is why."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -98,6 +100,16 @@ class Record:
     def is_cut(self) -> bool:
         """Did a cap end it? A higher one lets it go on."""
         return self.status == "failed" and self.reason.startswith(CAP)
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Did a cap on time or money end it?"""
+        return self.is_cut and TIME_SPENT in self.reason
+
+    @property
+    def begins_anew(self) -> bool:
+        """Would one that a cap cut have nothing to go on from?"""
+        return self.is_cut and GONE in self.reason
 
 
 class Ledger:
@@ -310,6 +322,10 @@ class Ledger:
         """FLOPs of a trial's run, from its first, that were charged to it or to its parent."""
         last = self.last(key)
         return last.flops if last else self.record(key).spared
+
+    def rest(self, record: Record, flops: int) -> int:
+        """FLOPs that a trial of `flops` in all would be charged yet, if it went on."""
+        return flops if record.begins_anew else flops - self.paid(record.key)
 
     def committed(self) -> int:
         """FLOPs charged and reserved."""

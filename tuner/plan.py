@@ -386,7 +386,7 @@ def _lacking(sweep: Sweep) -> list[str]:
     from data.public import lacking  # noqa: PLC0415  most sources are told of without NumPy
 
     told = lacking(source)
-    return [f"data.source: {told}"] if told else []
+    return [f"data.source: {told} (a corpus that is prepared already does without)"] if told else []
 
 
 def _repeated(sweep: Sweep, budgets: tuple[BudgetPlan, ...]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tuner import plan, provenance, space
 from tuner import slot as slots
+from tuner.chains import quota
 from tuner.config import Sweep
 from tuner.ladder import Size
 from tuner.ledger import END, Ledger
@@ -28,10 +29,20 @@ class Means:
     slot: Slot
     """What one runs on."""
 
+    @property
+    def planned(self) -> float:
+        """Settings of a size that the plan has, at most; of runs chosen by value there is none."""
+        if self.sweep.target.interval is not None:
+            return math.inf
+        forked = self.sweep.training.schedule == "forks"
+        return min(self.sweep.search.trials, quota(self.sweep) if forked else math.inf)
+
     def of_failed(self, failed: Mapping[Size, str]) -> str:
         """What to do about sizes that were tried and came to nothing, each with the reason."""
         told = ", ".join(f"{n}x{d} failed ({why})" for (n, d), why in failed.items())
-        return f"{told}: mend the cause, and run the file with another --dir"
+        diverged = all(why.startswith("diverged") for why in failed.values())
+        mend = "lower search.learning_rate" if diverged else "mend the cause"
+        return f"{told}: {mend}, and run the file with another --dir"
 
     def of_sizes(self, budget: float, window: Sequence[Size], sides: tuple[bool, bool]) -> str:
         """How to get the sizes that a profile lacks.

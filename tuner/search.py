@@ -118,19 +118,23 @@ class Studies:
             for number in range(len(self.trials(budget)), max(numbers, default=-1) + 1):
                 study.add_trial(self._entered(known.get((budget, number))))
 
-    def again(self, question: Question) -> int:
+    def again(self, budget: float, optuna_number: int) -> int:
         """Enter a trial once more whose first entry was told its end, which Optuna never takes
         back; its number."""
-        study = self._studies[question.budget]
-        study.add_trial(self._entered(question))
-        return len(self.trials(question.budget)) - 1
+        first = self.trials(budget)[optuna_number]
+        entered = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=first.params, distributions=first.distributions,
+            user_attrs=first.user_attrs,
+        )  # fmt: skip
+        self._studies[budget].add_trial(entered)
+        return len(self.trials(budget)) - 1
 
     def _entered(self, question: Question | None) -> FrozenTrial:
         """A trial as a study had it before it was told of its end; failed if nobody knows it."""
         if question is None:
             return optuna.trial.create_trial(state=TrialState.FAIL)
         search, rate = self.sweep.search, question.learning_rate
-        low, high = search.learning_rate
+        low, high = self._rates(question.budget)
         params: dict[str, float] = {SIZE: float(self._params(question.size)), RATE: rate}
         distributions: dict[str, BaseDistribution] = {
             SIZE: FloatDistribution(*self._range(question.size), log=True),
@@ -144,6 +148,14 @@ class Studies:
             state=TrialState.RUNNING, params=params, distributions=distributions,
             user_attrs={"trial": question.key},
         )  # fmt: skip
+
+    def _rates(self, budget: float) -> tuple[float, float]:
+        """The range of rates of a study's latest entry: an exploration may have narrowed it, and
+        what has another range than its neighbors, samplers no longer model."""
+        for entry in reversed(self.trials(budget)):
+            if isinstance(range_ := entry.distributions.get(RATE), FloatDistribution):
+                return range_.low, range_.high
+        return self.sweep.search.learning_rate
 
     def forget_unknown(self, known: set[tuple[float, int]]) -> None:
         """End the trials that a kill left in a study before the ledger knew of them."""

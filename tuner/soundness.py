@@ -14,7 +14,7 @@ from statistics import fmean
 
 from tuner import remedies, space
 from tuner.config import Sweep
-from tuner.ledger import Ledger
+from tuner.ledger import Ledger, Record
 from tuner.question import Cell, Question
 from tuner.remedies import Means
 from tuner.space import Size, Trial
@@ -40,7 +40,7 @@ class Profile:
     losses: Mapping[Size, float]
     """Best loss of each completed size over learning rates, nat/token, seeds averaged."""
     failed: Mapping[Size, str]
-    """Why each size failed that has no completed run, and that no cap cut."""
+    """Why each size failed all of whose runs did, none of them by a cap."""
     best: Trial | None
     """The best completed trial."""
     rates: tuple[float, float]
@@ -135,7 +135,7 @@ class Profile:
             found.append(f"no completed run at {', '.join(missing)}")
         if min(below, above) < margin:
             sides = (below < margin, above < margin)
-            failed = self._failed(sides)
+            failed = self._failed(sides, means)
             remedy = (
                 means.of_failed(failed)
                 if failed
@@ -154,12 +154,17 @@ class Profile:
             )
         return [f"budget {self.budget:g}: {fault}" for fault in found]
 
-    def _failed(self, sides: tuple[bool, bool]) -> dict[Size, str]:
-        """The sizes that failed below the minimum, above it, as far as asked for; with reasons."""
+    def _failed(self, sides: tuple[bool, bool], means: Means) -> dict[Size, str]:
+        """The sizes below the minimum, above it, as far as asked for, of which nothing comes any
+        more: they failed, and the plan or the sweep is at its end; with reasons."""
         assert self.best is not None
         place, (below, above) = self.window.index(self.best.question.size), sides
         there = (self.window[:place] if below else ()) + (self.window[place:] if above else ())
-        return {size: self.failed[size] for size in there if size in self.failed}
+        return {
+            size: self.failed[size]
+            for size in there
+            if size in self.failed and (not means.more or self.numbers[size] >= means.planned)
+        }
 
     def _of_rates(self, asked: Question, means: Means) -> str:
         """That the best learning rate may lie beyond those tried, and what would tell."""
@@ -228,11 +233,7 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         budget=budget,
         window=space.rising(sweep, sizes, vocab_size),
         losses=losses,
-        failed={
-            r.question.size: r.reason
-            for r in records
-            if r.status == "failed" and not r.is_cut and r.question.size not in losses
-        },
+        failed=_failed(records),
         best=best,
         rates=(min(tried, default=0.0), max(tried, default=0.0)),
         searched=searched(sweep, ledger, budget),
@@ -240,6 +241,18 @@ def profile(sweep: Sweep, ledger: Ledger, vocab_size: int, budget: float) -> Pro
         seeds=len(runs[_cell(best)]) if best else 0,
         trunks={question.size: question.trunk for question in asked},
     )
+
+
+def _failed(records: Sequence[Record]) -> dict[Size, str]:
+    """Of one budget, the sizes all of whose runs failed, and none by a cap; with a reason each."""
+    of_size: dict[Size, list[Record]] = defaultdict(list)
+    for record in records:
+        of_size[record.question.size].append(record)
+    return {
+        size: some[0].reason
+        for size, some in of_size.items()
+        if all(record.status == "failed" and not record.is_cut for record in some)
+    }
 
 
 def faults(sweep: Sweep, ledger: Ledger, vocab_size: int) -> list[str]:

@@ -10,7 +10,7 @@ from model.progress import Progress
 from tuner import plan, soundness, space
 from tuner.config import Sweep, load
 from tuner.errors import ConfigError
-from tuner.ledger import CAP, DONE, END, ENDED, TIME_SPENT, Ledger, Record
+from tuner.ledger import DONE, END, ENDED, Ledger, Record
 from tuner.meter import Meter
 from tuner.plan import Plan, time_cap
 from tuner.provenance import Provenance, read
@@ -166,7 +166,7 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     elif sweep.target.interval is not None:
         stopped = _unanswered(sweep, ledger, vocab_size)
     else:
-        stopped = _stopped(sweep, counted, by_budget, ledger)
+        stopped = _stopped(sweep, counted, by_budget, ledger, vocab_size)
     return SweepStatus(
         name=sweep.name,
         budgets=budgets,
@@ -185,25 +185,30 @@ def of(sweep: Sweep, ledger: Ledger) -> SweepStatus:
 
 
 def _stopped(
-    sweep: Sweep, counted: Plan, by_budget: Mapping[float, Sequence[Record]], ledger: Ledger
+    sweep: Sweep,
+    counted: Plan,
+    by_budget: Mapping[float, Sequence[Record]],
+    ledger: Ledger,
+    vocab_size: int,
 ) -> str:
     """Which cap ended a sweep before its plan was done, and what to do; empty if none did.
 
     Of forked trials nobody knows how many go on.
     """
-    cut = [r.reason for r in ledger.records("failed") if r.reason.startswith(CAP)]
+    cut = [record for record in ledger.records("failed") if record.is_cut]
     forked = sweep.training.schedule == "forks"
     missing = {s.budget: s.trials - len(by_budget[s.budget]) for s in counted.stages}
     open_ = {budget: n for budget, n in missing.items() if n > 0 and not forked}
     if not (cut or open_):
         return ""
-    next_ = min(open_, default=0.0)
+    rests = (ledger.rest(r, space.trial(sweep, r.question, vocab_size).flops) for r in cut)
+    next_ = min([*open_, *rests])
     if ledger.committed() + next_ > counted.cap:
         cap = f"cap.flops = {counted.cap:.4g}"
     elif not Meter(sweep, ledger, time.monotonic).allows(math.ceil(next_)):
         cap = time_cap(sweep.cap)
-    elif cut and not any(reason.endswith(TIME_SPENT) for reason in cut):
-        cap = f"cap.flops = {counted.cap:.4g}"
+    elif cut:  # by what others had set aside and gave back
+        return f"{len(cut)} trials were cut, and there is room for them again: isoflop resume"
     else:
         return ""
     told = f"{sum(open_.values())} of the plan's {counted.trials} trials not run"

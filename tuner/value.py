@@ -23,7 +23,7 @@ from model.progress import Progress
 from tuner import plan, provenance, slot, soundness, space
 from tuner.config import Sweep
 from tuner.ladder import SPREAD
-from tuner.ledger import CAP, END, TIME_SPENT, Ledger, Record
+from tuner.ledger import END, Ledger, Record
 from tuner.meter import Meter
 from tuner.question import Cell, Setting
 from tuner.space import Size, Trial
@@ -263,10 +263,10 @@ def spent(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
     by_time = Meter(sweep, ledger, time.monotonic).room
     is_of_time, room = by_time < by_flops, min(by_flops, by_time)
     if value.next(rates, math.inf) is None:
-        cut = [r.reason for r in ledger.records("failed") if r.reason.startswith(CAP)]
+        cut = [record for record in ledger.records("failed") if record.is_cut]
         if not cut:
             return ""
-        is_of_time = any(reason.endswith(TIME_SPENT) for reason in cut)
+        is_of_time = any(record.is_out_of_time for record in cut)
     else:
         payable = value.next(rates, room)
         if payable is not None and value.largest(payable) <= room:
@@ -287,12 +287,10 @@ def _why(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
 def _of(sweep: Sweep, ledger: Ledger, vocab_size: int) -> tuple[Value, tuple[float, float]]:
     """The choices of the sweep behind a ledger, and the learning rates among them."""
     settled = provenance.read(ledger)
-    most = settled.most_tokens(sweep) if settled else math.inf
+    most, where = settled.most_tokens(sweep) if settled else math.inf, slot.read(ledger)
 
     def possible(budget: float, sizes: Sequence[Size]) -> list[Size]:
-        return space.possible(
-            sweep, budget, sizes, vocab_size, max_tokens=most, slot=slot.read(ledger)
-        )
+        return space.possible(sweep, budget, sizes, vocab_size, max_tokens=most, slot=where)
 
     rates = soundness.searched(sweep, ledger, sweep.budgets[0])
     return Value(sweep, ledger, vocab_size, possible), rates
@@ -325,7 +323,8 @@ class _Known:
 
         Deaths and caps say nothing of a rate.
         """
-        failed = [r for r in self._of.get((budget, size), ()) if r.status == "failed"]
+        known = self._of.get((budget, size), ())
+        failed = [r for r in known if r.status == "failed" and not r.is_cut]
         diverged = [r for r in failed if r.key in self._lasts and self._lasts[r.key].diverged]
         if len(failed) - len(diverged) >= GIVE_UP:
             return 0.0

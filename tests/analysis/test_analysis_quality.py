@@ -205,8 +205,8 @@ def test_the_crossings_of_a_grid_are_not_asked_for_budgets():
     grid = pd.DataFrame({"N": n.ravel(), "D": d.ravel(), "L": LAW.loss(n, d).ravel()})
     runs = Runs.of(grid)
     assert "lie within" not in str(table_warnings(runs, cells(runs)))
-    less = Runs.of(grid.drop(index=3))  # it does not hang on the numbers
-    assert "lie within 5 % of others" in str(table_warnings(less, cells(less)))
+    less = Runs.of(grid.drop(index=[3, 11, 20]))  # some runs of it diverged
+    assert "lie within" not in str(table_warnings(less, cells(less)))
 
 
 @pytest.mark.parametrize(
@@ -229,5 +229,6 @@ def test_one_profile_beside_a_few_runs_measures_hardly_an_exponent():
     said = "one budget, 1e+19 FLOP, has 3 sizes or more: the exponent is hardly measured"
     assert found.summary().startswith(f"not sound: {said}")
     assert fits.unsound[0].startswith(said)
-    _, fits, _ = answered(pd.concat([alone, profiles([1e17], count=3)]), 1e20, ["chinchilla"])
-    assert not fits.unsound
+    for more in (profiles([1e17], count=3), profiles([1e16, 1e17, 1e18], count=1)):
+        _, fits, _ = answered(pd.concat([alone, more]), 1e20, ["chinchilla"])
+        assert not fits.unsound

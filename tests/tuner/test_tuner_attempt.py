@@ -114,3 +114,4 @@ def test_what_a_cap_cut_keeps_its_checkpoint(job, engine, monkeypatch):
     assert said == [driver.scheduler.CONTINUE, driver.scheduler.STOP]
     assert all(engine.ledger.record(trial.key).is_cut for trial in trials)
     assert [checkpoint_of(job, trial.key).exists() for trial in trials] == [False, True]
+    assert [engine.ledger.record(trial.key).begins_anew for trial in trials] == [True, False]

@@ -21,7 +21,7 @@ from tuner import doubts, driver, plan, simulate, soundness, space, status
 from tuner import provenance as provenances
 from tuner import slot as slots
 from tuner.backends import contract
-from tuner.backends.contract import Job, OutOfMemoryError, WorkerLostError
+from tuner.backends.contract import FinalError, Job, OutOfMemoryError, WorkerLostError
 from tuner.engine import Engine, Nothing
 from tuner.export import export
 from tuner.ledger import DONE, END, Ledger
@@ -388,6 +388,25 @@ def test_a_ladder_of_its_own_is_not_lengthened_where_sizes_fail(small, tmp_path)
         f"2 are wanted: {first} failed (too large), {second} failed (too large): mend the cause, "
         "and run the file with another --dir"
     ) in told
+
+
+@pytest.mark.parametrize("end", ["interrupted", DONE])
+def test_a_size_whose_rates_are_not_all_asked_is_not_given_up(small, tmp_path, end):
+    sweep = small(budgets=[1e13], pruning={"enabled": False})
+    engine = engine_in(sweep, tmp_path)
+    first = sorted([engine.ask() for _ in range(5)], key=lambda t: t.shape.params_non_embedding)
+    for trial in first[:3]:
+        for progress in start(engine, trial, tmp_path):
+            engine.report(trial.key, progress, {})
+    for trial in first[3:]:
+        engine.fail(trial.key, "diverged by step 10 of 100", FinalError())
+    engine.ledger.write_fact(END, end)
+    cap = sweep.cap.model_copy(update={"flops": float(engine.ledger.charged())})
+    told = str(soundness.faults(sweep.model_copy(update={"cap": cap}), engine.ledger, 256))
+    assert "another --dir" not in told
+    assert ("raise cap.flops" if end == DONE else "let the sweep come to its end") in told
+    told = str(soundness.faults(sweep, engine.ledger, 256))
+    assert ("): lower search.learning_rate, and" in told) == (end == DONE), "nothing more will come"
 
 
 UNSOUND = [
@@ -1012,13 +1031,92 @@ def test_a_trial_that_must_begin_anew_waits_for_room_for_all_of_it(small, tmp_pa
         engine.report(trial.key, progress, {}, began=0)
     engine.fail(trial.key, "its node is gone")
     engine.ask()
+    before, reserved = engine.ledger.charged(), engine.ledger.record(trial.key).reserved
     assert not engine.report(trial.key, progress, {}, began=0)
     charged = engine.ledger.charged()
+    assert charged == before + min(reserved, progress.flops), "what it repeated was computed"
+    assert engine.ledger.record(trial.key).begins_anew
     engine.ledger.close()
     for cap, status_ in ((1.3e13, "failed"), (charged + 0.9e13, "failed"), (3e13, "waiting")):
+        ledger = Ledger(tmp_path / "ledger.db")
+        ledger.write_fact(END, DONE)
+        given = sweep.model_copy(update={"cap": sweep.cap.model_copy(update={"flops": cap})})
+        told = status.of(given, ledger).stopped
+        assert told.endswith("isoflop resume" if status_ == "waiting" else "the same --dir")
+        ledger.close()
         engine = raised(sweep, tmp_path, flops=cap)
         assert engine.ledger.record(trial.key).status == status_
         engine.ledger.close()
+
+
+def test_what_a_cap_cut_does_not_make_a_sweep_hopeless(small, tmp_path, monkeypatch):
+    sweep = small(
+        budgets=[1e13], cap={"seconds": 40.0}, resources={"flops_per_second": 1e12},
+        pruning={"enabled": False},
+    )  # fmt: skip
+    engine, now = engine_in(sweep, tmp_path), [0.0]
+    engine.meter = Meter(sweep, engine.ledger, lambda: now[0])
+    monkeypatch.setattr(Meter, "allows", lambda meter, _: not meter.spent)
+    trials = [engine.ask() for _ in range(8)]
+    running = [(trial, start(engine, trial, tmp_path)) for trial in trials]
+    for trial, reports in running:
+        engine.begin(trial.key)
+        assert engine.report(trial.key, next(reports), {})
+    now[0] = 50.0
+    for trial, reports in running:
+        assert not engine.report(trial.key, next(reports), {})
+    assert engine.ledger.counts() == {"failed": 8} and not engine.hopeless
+    engine.ledger.close()
+    monkeypatch.undo()
+    engine = raised(sweep, tmp_path, seconds=500.0)  # room for two of them
+    assert engine.ledger.counts() == {"failed": 6, "waiting": 2}
+    drive(engine, tmp_path, random.Random(0))
+    assert engine.ledger.counts()["completed"] >= 2
+
+
+def test_a_cap_raised_for_one_of_two_lets_one_go_on(small, tmp_path):
+    sweep, late = cut_by_time(small, tmp_path)
+    engine = engine_in(sweep, tmp_path)
+    spent, speed = engine.ledger.seconds(), engine.ledger.charged() / engine.ledger.seconds()
+    halves, whole = (late[0].flops / 2 / speed, late[0].flops / speed)
+    engine.ledger.close()
+    engine = raised(sweep, tmp_path, seconds=spent + 1.1 * halves)
+    one = [engine.ledger.record(trial.key).status for trial in late]
+    assert one == ["waiting", "failed"]
+    engine.forgo(late[1].key)
+    engine.forgo(late[0].key)  # it waits: nothing of it is given up
+    engine.ledger.close()
+    engine = raised(sweep, tmp_path, seconds=spent + 1.1 * (halves + halves))
+    assert [engine.ledger.record(trial.key).status for trial in late] == one, (
+        "no room for all of it"
+    )
+    engine.ledger.close()
+    engine = raised(sweep, tmp_path, seconds=spent + 1.1 * (halves + whole))
+    assert [engine.ledger.record(trial.key).status for trial in late] == ["waiting", "waiting"]
+
+
+def test_an_entry_made_again_is_its_first_over(small, tmp_path):
+    """With another range than its neighbors' a sampler would no longer model the rate."""
+    sweep = small(budgets=[1e13])
+    studies = Studies(sweep, tmp_path / "study.db", 256)
+    cell = space.cells(sweep, 1e13, space.window(sweep, 1e13, 256))[0]
+    _, number = studies.propose(cell, None, (0.01, 0.02))
+    studies.tell(1e13, number, "failed", [], 1)
+    first, again = (studies.trials(1e13)[n] for n in (number, studies.again(1e13, number)))
+    assert (first.state.name, again.state.name) == ("FAIL", "RUNNING")
+    assert (again.params, again.user_attrs) == (first.params, first.user_attrs)
+    assert again.distributions == first.distributions
+    assert again.distributions["learning_rate"].high == 0.02
+
+
+def test_a_power_cut_leaves_a_narrowed_range_as_it_was(small, tmp_path):
+    sweep = small(budgets=[1e14], explore={"budget": 1e13, "trials": 4, "within": 3.0})
+    engine = engine_in(sweep, tmp_path)
+    drive(engine, tmp_path, random.Random(0), stop_after=60)
+    *_, last = [r for r in engine.ledger.records() if r.question.budget == 1e14]
+    entry = engine.studies.trials(1e14)[last.optuna].distributions
+    assert entry["learning_rate"].high < sweep.search.learning_rate[1]
+    assert engine.studies._entered(last.question).distributions == entry
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "forks"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from driving import bundle_of, drive, engine_in, table
+from driving import bundle_of, drive, engine_in, start, table
 
 from tuner import corpora, plan, simulate, space
 from tuner.attempt import attempts, begun, checkpoint_of, kept, read, trunk_of
@@ -17,6 +17,7 @@ from tuner.chains import quota
 from tuner.config import parse
 from tuner.engine import Nothing
 from tuner.ledger import ENDED, Ledger
+from tuner.meter import Meter
 from tuner.storage import Place
 
 BUDGETS = [1e13, 3e13, 1e14]
@@ -302,3 +303,29 @@ def test_on_ray_the_table_is_the_simulated_one_and_no_trunk_is_left(local_ray, s
     assert not list((tmp_path / "real" / "checkpoints").iterdir())
     real.close()
     calm.close()
+
+
+def test_a_cut_child_keeps_its_trunk_and_its_parents(small, tmp_path, monkeypatch):
+    sweep = small(
+        training={"schedule": "forks"}, search={"trials": 1, "extend": False, "repeats": 0},
+        budgets=[1e13, 2e13], pruning={"enabled": False}, cap={"flops": 2e14},
+    )  # fmt: skip
+    engine, cut = engine_in(sweep, tmp_path), None
+    while isinstance(trial := engine.ask(), space.Trial):
+        parent = trial.question.cell.parent
+        with monkeypatch.context() as patched:
+            if cut is None and parent and engine.ledger.knows(parent):
+                patched.setattr(Meter, "spent", True)
+                cut = trial.key, parent
+            for progress in start(engine, trial, tmp_path):
+                if not engine.report(trial.key, progress, {}):
+                    break
+    assert engine.ledger.record(cut[0]).is_cut
+    assert set(cut).isdisjoint(engine.agenda.unwanted(*cut))
+    assert not engine.agenda.left(), "a higher cap lets it go on"
+    engine.ledger.close()
+    engine = engine_in(sweep, tmp_path)
+    assert engine.ledger.record(cut[0]).status == "waiting"
+    drive(engine, tmp_path, random.Random(0))
+    assert cut[1] in engine.agenda.unwanted(*cut)
+    assert set(cut) <= set(engine.agenda.left())

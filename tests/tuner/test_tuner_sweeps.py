@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from data.public import lacking
 from tuner import plan, refusals, simulate
 from tuner.config import load
 from tuner.ledger import Ledger
@@ -37,8 +36,8 @@ def test_it_costs_what_its_comment_says(root, name):
     told = re.search(r"^# (?:At most )?([\d.]+e\d+) FLOP", file(root, name).read_text(), re.M)
     assert float(told[1]) == pytest.approx(sweep.cap.flops or counted.flops, rel=0.02)
     # Small models may read a corpus that loads in reasonable time about twice.
-    here = f"data.source: {lacking(sweep.data.source)}"  # of this machine, not of the sweep
-    warnings = [warning for warning in counted.warnings if warning != here]
+    # What this machine lacks is not the sweep's.
+    warnings = [w for w in counted.warnings if not w.startswith("data.source: ")]
     repeats = [float(re.search("about (.*) times all", w)[1]) for w in warnings]
     assert all(times < 2.5 for times in repeats)
 
