@@ -42,7 +42,7 @@ class Slopes:
 def slopes(problem: Problem, points: Array, *, coupled: bool) -> Slopes:
     """At `points` (r, 6). Unless `coupled`, k is taken as 1: two exponentials and a logarithm."""
     n, d = problem.log_params, problem.log_tokens
-    ln_a, ln_b, ln_e, alpha, beta, k = coordinates(points.astype(n.dtype))[:, :, None]
+    ln_a, ln_b, ln_e, alpha, beta, k = coordinates(points.astype(n.dtype, copy=False))[:, :, None]
     by_n, by_d, floor = np.exp(ln_a - alpha * n), np.exp(ln_b - beta * d), np.exp(ln_e)
     both = by_n + by_d
     if not coupled:

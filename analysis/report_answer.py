@@ -163,8 +163,7 @@ def _brief(sentences: Sequence[str]) -> tuple[str, ...]:
 def _choice(story: Story) -> str:
     fits = story.fits
     because = fits.chosen_because.strip().rstrip(".") + "."
-    rows = "row" if len(fits.dropped) == 1 else "rows"
-    points = f"{fits.n} points, {len(fits.dropped)} {rows} not fitted."
+    points = f"{fits.n} points, {wording.rows(len(fits.dropped))} not fitted."
     return f"{points} The answer follows “{fits.chosen}”: {because}" if fits.chosen else points
 
 

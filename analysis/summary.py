@@ -67,8 +67,7 @@ def _power_laws(fit: Fit) -> str:
 
 def of_fits(fits: "Fits") -> str:
     """The answer and what speaks against it; then every approach, the rest, the rows left out."""
-    rows = "row" if len(fits.dropped) == 1 else "rows"
-    lines = [f"{fits.source}: {fits.n} points, {len(fits.dropped)} {rows} dropped"]
+    lines = [f"{fits.source}: {fits.n} points, {wording.rows(len(fits.dropped))} dropped"]
     lines += [f"not sound: {why}" for why in fits.unsound]
     lines += [f"follow {fits.chosen}: {fits.chosen_because}", f"  {_power_laws(fits.best)}"]
     lines += [f"! {warning}" for warning in (*fits.unsound, *fits.warnings)]

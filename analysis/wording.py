@@ -21,6 +21,11 @@ def count(value: float) -> str:
     return f"{float(digits):g}{_LETTERS[power]}"
 
 
+def rows(number: int) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number} row" if number == 1 else f"{number} rows"
+
+
 def flops(value: float) -> str:
     """A power of ten with as many digits as it needs: `3e10`, `1.25e21`."""
     mantissa, power = f"{value:.3g}".split("e") if value >= 1e3 else (f"{value:.3g}", "")

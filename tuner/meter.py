@@ -106,15 +106,14 @@ class Meter:
     @property
     def room(self) -> float:
         """FLOPs that there is time for, beside all that runs; infinite without a cap on it."""
+        if math.isinf(self._limit):
+            return math.inf
         left = self._limit - self._ledger.seconds()
         return left * self._speed() - self._ledger.reserved()
 
     def allows(self, flops: int) -> bool:
         """Is there time for `flops` more, beside all that runs?"""
-        if math.isinf(self._limit):
-            return True
-        ahead = self._ledger.reserved() + flops
-        return self._ledger.seconds() + self.takes(ahead) <= self._limit
+        return flops <= self.room
 
     def _speed(self) -> float:
         """FLOP/s of a slot: the sweep's own once it has one, else what the plan reckons with."""

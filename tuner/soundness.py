@@ -135,7 +135,7 @@ class Profile:
             found.append(f"no completed run at {', '.join(missing)}")
         if min(below, above) < margin:
             sides = (below < margin, above < margin)
-            failed = self._failed(sides, means)
+            failed = self._given_up(sides, means)
             remedy = (
                 means.of_failed(failed)
                 if failed
@@ -154,7 +154,7 @@ class Profile:
             )
         return [f"budget {self.budget:g}: {fault}" for fault in found]
 
-    def _failed(self, sides: tuple[bool, bool], means: Means) -> dict[Size, str]:
+    def _given_up(self, sides: tuple[bool, bool], means: Means) -> dict[Size, str]:
         """The sizes below the minimum, above it, as far as asked for, of which nothing comes any
         more: they failed, and the plan or the sweep is at its end; with reasons."""
         assert self.best is not None
