@@ -11,10 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from model.between import Normalized, Torch
 from model.shape import Shape
-from model.transformer import EPSILON, BasicsTransformerLM
-
-aten = torch.ops.aten
+from model.transformer import BasicsTransformerLM
 
 
 def derived(model: nn.Module, device: torch.device) -> bool:
@@ -61,11 +60,14 @@ class Heads:
 
 
 class Scratch:
-    """Buffers that every block overwrites."""
+    """Buffers that every block overwrites, and what works on them between products."""
 
-    def __init__(self, shape: Shape, batch: int, dtype: torch.dtype) -> None:
-        time, heads = shape.context_length, batch * shape.num_heads
-        self.batch, self.dtype = batch, dtype
+    def __init__(self, shape: Shape, batch: int, between: Torch, stream: torch.dtype) -> None:
+        time, heads, dtype = shape.context_length, batch * shape.num_heads, between.dtype
+        self.dx = torch.empty(batch * time, shape.d_model, dtype=stream)
+        """The stream's gradient, and the same in the products' dtype."""
+        self.low = self.dx if stream == dtype else torch.empty_like(self.dx, dtype=dtype)
+        self.batch, self.dtype, self.between = batch, dtype, between
         self.stream = Rows(shape, batch, 1, dtype)
         self.projected = Rows(shape, batch, 3, dtype)
         self.hidden = torch.empty(batch * time, shape.d_ff, dtype=dtype)
@@ -74,8 +76,11 @@ class Scratch:
         self.scores_t = self.scores.transpose(1, 2)
         self.by_head = Heads(shape, batch, 3, dtype)
         self.mixed = Heads(shape, batch, 1, dtype)
-        mask = torch.full((time, time), -math.inf, dtype=dtype).triu(1)
-        self.mask = mask.expand_as(self.scores)
+        self.mask = torch.full((time, time), -math.inf, dtype=dtype).triu(1)
+
+
+Added = tuple[Tensor, Tensor | None]
+"""Rows on their way into the stream, in the products' dtype, and a bias with them."""
 
 
 class LayerNorm:
@@ -83,32 +88,19 @@ class LayerNorm:
 
     def __init__(self, part: Part, scratch: Scratch) -> None:
         self.gain, self.gain_gradient = part.weights["weight"], part.gradients["weight"]
-        self.dtype = scratch.dtype
+        self.scratch = scratch
+        self.done = Normalized(scratch.dx, scratch.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalized rows; remembers what `backward` needs."""
-        self.x = x
-        y, self.mean, self.rstd = torch.native_layer_norm(
-            x, self.gain.shape, self.gain, None, EPSILON
-        )
-        return y.to(self.dtype)
+    def forward(self, stream: Tensor, more: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        """Normalized rows of the stream with what is added; remembers what `backward` needs."""
+        self.scratch.between.normalize(stream, more, bias, self.gain, self.done)
+        return self.done.rows
 
     def backward(self, dy: Tensor) -> Tensor:
-        """Gradient of the input, in a tensor of its own."""
-        dy = dy.to(self.x.dtype)  # in bfloat16 torch's kernel adds up rows without end
-        dx, dgain, _ = aten.native_layer_norm_backward(
-            dy, self.x, self.gain.shape, self.mean, self.rstd, self.gain, None, [True, True, False]
-        )
-        self.gain_gradient.copy_(dgain)
-        return dx
-
-
-def joined(residual: Tensor, rows: Tensor, weight_t: Tensor) -> Tensor:
-    """`residual` plus `rows` times `weight_t`, in the dtype of the former."""
-    if residual.dtype == rows.dtype:
-        return torch.addmm(residual, rows, weight_t)
-    # A sum of two dtypes takes ten times as long.
-    return torch.mm(rows, weight_t).to(residual.dtype).add_(residual)
+        """Add to the scratch's gradient of the stream; the same in the products' dtype."""
+        s = self.scratch
+        s.between.normalize_back(self.done, dy, self.gain, self.gain_gradient, s.dx, s.low)
+        return s.low
 
 
 class Attention:
@@ -125,18 +117,19 @@ class Attention:
         self.chances_t = self.chances.transpose(1, 2)
         self.mixed = Rows(shape, scratch.batch, 1, scratch.dtype)
 
-    def forward(self, h: Tensor, residual: Tensor) -> Tensor:
-        """`residual` plus what attention makes of `h`."""
+    def forward(self, h: Tensor) -> Tensor:
+        """What attention makes of `h`, in a scratch buffer."""
         s = self.scratch
         self.h = h
         torch.mm(h, self.w_in_t, out=s.projected.rows)
-        self.qkv.parts.copy_(s.projected.parts)
+        s.between.to_heads(s.projected.parts, self.qkv.parts)
         q, _, v = self.qkv.each
-        torch.baddbmm(s.mask, q, self.qkv.transposed[1], alpha=self.scale, out=s.scores)
-        torch.softmax(s.scores, -1, out=self.chances)
+        k_t = self.qkv.transposed[1]
+        torch.baddbmm(s.scores, q, k_t, beta=0, alpha=self.scale, out=s.scores)
+        s.between.softmax(s.scores, s.mask, self.chances)
         torch.bmm(self.chances, v, out=s.mixed.each[0])
-        self.mixed.parts.copy_(s.mixed.parts)
-        return joined(residual, self.mixed.rows, self.w_out_t)
+        s.between.to_rows(s.mixed.parts, self.mixed.parts)
+        return torch.mm(self.mixed.rows, self.w_out_t, out=s.stream.rows)
 
     def backward(self, dy: Tensor) -> Tensor:
         """Gradient of `h`, in a scratch buffer."""
@@ -145,16 +138,14 @@ class Attention:
         dq, dk, dv = s.by_head.each
         torch.mm(dy.t(), self.mixed.rows, out=self.dw_out)
         torch.mm(dy, self.w_out, out=s.stream.rows)
-        s.mixed.parts.copy_(s.stream.parts)
+        s.between.to_heads(s.stream.parts, s.mixed.parts)
         dmixed = s.mixed.each[0]
         torch.bmm(self.chances_t, dmixed, out=dv)
         torch.bmm(dmixed, self.qkv.transposed[2], out=s.scores)
-        aten._softmax_backward_data.out(
-            s.scores, self.chances, -1, s.scores.dtype, grad_input=s.scores
-        )
+        s.between.softmax_back(self.chances, s.scores)
         torch.baddbmm(dq, s.scores, k, beta=0, alpha=self.scale, out=dq)
         torch.baddbmm(dk, s.scores_t, q, beta=0, alpha=self.scale, out=dk)
-        s.projected.parts.copy_(s.by_head.parts)
+        s.between.to_rows(s.by_head.parts, s.projected.parts)
         torch.mm(s.projected.transposed, self.h, out=self.dw_in)
         return torch.mm(s.projected.rows, self.w_in, out=s.stream.rows)
 
@@ -172,12 +163,12 @@ class FeedForward:
         self.before = torch.empty_like(scratch.hidden)
         self.after = torch.empty_like(scratch.hidden)
 
-    def forward(self, h: Tensor, residual: Tensor) -> Tensor:
-        """`residual` plus what the two matrices make of `h`."""
+    def forward(self, h: Tensor) -> Added:
+        """What the two matrices make of `h`, in a scratch buffer."""
         self.h = h
-        torch.addmm(self.b1, h, self.w1_t, out=self.before)
-        aten.gelu.out(self.before, out=self.after)
-        return joined(residual, self.after, self.w2_t).add_(self.b2)
+        torch.mm(h, self.w1_t, out=self.before)
+        self.scratch.between.gelu(self.before, self.b1, self.after)
+        return torch.mm(self.after, self.w2_t, out=self.scratch.stream.rows), self.b2
 
     def backward(self, dy: Tensor) -> Tensor:
         """Gradient of `h`, in a scratch buffer."""
@@ -185,8 +176,7 @@ class FeedForward:
         torch.sum(dy, 0, out=self.db2)
         torch.mm(dy.t(), self.after, out=self.dw2)
         torch.mm(dy, self.w2, out=hidden)
-        aten.gelu_backward.grad_input(hidden, self.before, grad_input=hidden)
-        torch.sum(hidden, 0, out=self.db1)
+        self.scratch.between.gelu_back(self.before, hidden, self.db1)
         torch.mm(self.scratch.hidden_t, self.h, out=self.dw1)
         return torch.mm(hidden, self.w1, out=self.scratch.stream.rows)
 
@@ -195,34 +185,25 @@ class Block:
     """Attention, then feed-forward, each behind its norm and added to the stream."""
 
     def __init__(self, part: Part, shape: Shape, scratch: Scratch) -> None:
-        self.dtype = scratch.dtype
         self.ln1 = LayerNorm(part.under("ln1."), scratch)
         self.attn = Attention(part.under("attn."), shape, scratch)
         self.ln2 = LayerNorm(part.under("ln2."), scratch)
         self.ffn = FeedForward(part.under("ffn."), scratch)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The stream after the block."""
-        x = self.attn.forward(self.ln1.forward(x), x)
-        return self.ffn.forward(self.ln2.forward(x), x)
+    def forward(self, stream: Tensor, more: Tensor | None, bias: Tensor | None) -> Added:
+        """What is still to be added to `self.stream` after the block."""
+        attended = self.attn.forward(self.ln1.forward(stream, more, bias))
+        return self.ffn.forward(self.ln2.forward(self.ln1.done.stream, attended))
 
-    def backward(self, dx: Tensor) -> Tensor:
-        """Gradient of the stream before the block, in the tensor that held the one after it."""
-        dx += self.ln2.backward(self.ffn.backward(dx.to(self.dtype)))
-        dx += self.ln1.backward(self.attn.backward(dx.to(self.dtype)))
-        return dx
+    @property
+    def stream(self) -> Tensor:
+        """Before the feed-forward."""
+        return self.ln2.done.stream
 
-
-def score(logits: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
-    """Log chances (…, 1) of `targets`; by how much `logits` raise their negated sum to `gradient`.
-
-    One softmax serves both, so that a chance too small for its dtype, below e^-87, counts as that.
-    """
-    torch.softmax(logits, -1, out=gradient)
-    chances = gradient.gather(-1, targets)
-    gradient.scatter_(-1, targets, chances - 1)
-    precise = torch.promote_types(chances.dtype, torch.float32)
-    return chances.to(precise).clamp_(min=torch.finfo(precise).tiny).log_()
+    def backward(self, dy: Tensor) -> Tensor:
+        """The stream's gradient before the block, from that after it."""
+        dy = self.ln2.backward(self.ffn.backward(dy))
+        return self.ln1.backward(self.attn.backward(dy))
 
 
 class Head:
@@ -231,6 +212,7 @@ class Head:
     def __init__(self, part: Part, shape: Shape, scratch: Scratch, at_once: int | None) -> None:
         self.w, self.dw = part.weights["weight"], part.gradients["weight"]
         self.w_t = self.w.t()
+        self.between = scratch.between
         self.slope = scratch.stream.rows
         self.rows = len(self.slope)
         self.at_once = min(at_once or self.rows, self.rows)
@@ -247,7 +229,7 @@ class Head:
         """Log chances (some rows, 1) of the targets; leaves their gradient in `slope`."""
         logits, dlogits = self.logits[: len(h)], self.dlogits[: len(h)]
         torch.mm(h, self.w_t, out=logits)
-        log_chances = score(logits, targets, dlogits)
+        log_chances = self.between.score(logits, targets, dlogits)
         share = 1 / self.rows
         if self.dw.dtype == h.dtype:
             torch.addmm(self.dw, dlogits.t(), h, beta=int(add), alpha=share, out=self.dw)
@@ -269,6 +251,7 @@ class Backprop:
         gradients: where to write theirs, by the same names and in the same dtypes, but for the
             head's, which is added up in its own.
         logit_rows: tokens whose logits are held at once; None: all.
+        between: what works between the products.
     """
 
     def __init__(
@@ -278,12 +261,16 @@ class Backprop:
         weights: Mapping[str, Tensor],
         gradients: Mapping[str, Tensor],
         logit_rows: int | None = None,
+        between: type[Torch] = Torch,
     ) -> None:
         whole = Part("", weights, gradients)
         self.grid = (batch, shape.context_length, shape.d_model)
         self.tokens = whole.under("token_embeddings.")
-        scratch = Scratch(shape, batch, weights["lm_head.weight"].dtype)
         self.positions = whole.under("position_embeddings.")
+        dtypes = weights["lm_head.weight"].dtype, self.tokens.weights["weight"].dtype
+        self.between = between(dtypes[0])
+        self.scratch = scratch = Scratch(shape, batch, self.between, dtypes[1])
+        self.x = torch.empty_like(scratch.dx)
         self.blocks = [
             Block(whole.under(f"layers.{i}."), shape, scratch) for i in range(shape.num_layers)
         ]
@@ -294,14 +281,19 @@ class Backprop:
     def __call__(self, tokens: Tensor) -> Tensor:
         """Mean loss on `tokens` (batch, context_length + 1), nat; leaves its gradient."""
         inputs = tokens[:, :-1].reshape(-1)
-        x = torch.embedding(self.tokens.weights["weight"], inputs)
+        x, dx = self.x, self.scratch.dx
+        torch.index_select(self.tokens.weights["weight"], 0, inputs, out=x)
         x.view(self.grid).add_(self.positions.weights["weight"])
+        more = bias = None
         for block in self.blocks:
-            x = block.forward(x)
-        loss, slope = self.head(self.ln_final.forward(x), tokens[:, 1:].reshape(-1, 1))
-        dx = self.ln_final.backward(slope)
+            more, bias = block.forward(x, more, bias)
+            x = block.stream
+        targets = tokens[:, 1:].contiguous().view(-1, 1)
+        loss, slope = self.head(self.ln_final.forward(x, more, bias), targets)
+        dx.zero_()
+        dy = self.ln_final.backward(slope)
         for block in reversed(self.blocks):
-            dx = block.backward(dx)
+            dy = block.backward(dy)
         torch.sum(dx.view(self.grid), 0, out=self.positions.gradients["weight"])
         self.tokens.gradients["weight"].zero_().index_add_(0, inputs, dx)
         return loss

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from typing_extensions import override
 
+from model.between import library
 from model.execution import Execution
 from model.headloss import Part, of_part
+from model.speed import Dtype
 from model.transformer import BasicsTransformerLM
 
 BACKEND = "inductor"
@@ -48,6 +50,15 @@ def complaint(device: str) -> str:
     x = torch.ones(length, device=device, requires_grad=True)
     try:
         _compiled(_tried, length)(x).backward()
+    except FAILURES as error:
+        return _told(error)
+    return ""
+
+
+def complaint_between(dtype: Dtype) -> str:
+    """Why `model.between` cannot be compiled; empty where it can, which takes a second."""
+    try:
+        library(getattr(torch, dtype))
     except FAILURES as error:
         return _told(error)
     return ""
@@ -151,7 +162,7 @@ class OrPlain:
             raise
         except FAILURES as error:
             warnings.warn(
-                f"torch.compile fails here, training goes on without it ({_told(error)})",
+                f"compiling fails here, training goes on without it ({_told(error)})",
                 RuntimeWarning,
                 stacklevel=2,
             )

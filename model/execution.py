@@ -25,7 +25,9 @@ class Execution:
     sharded: bool = False
     """Split weights, gradients and moments over the group that trains (`model.sharded`)."""
     compiled: bool = False
-    """Let `torch.compile` have the model; where that fails, a warning, and it trains without."""
+    """Let `torch.compile` have the model, or, where its gradient is written out, a C++ compiler
+    what lies between the products (on one thread); where that fails, a warning, and it trains
+    without."""
     captured: bool = False
     """Replay the gradient as a CUDA graph, on a GPU where it draws no random numbers."""
 

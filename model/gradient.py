@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from model.backprop import Backprop, derived
+from model.between import Compiled, Torch
 from model.compiling import (
     Call,
     Captured,
@@ -180,6 +181,7 @@ class Rounded:
         optimizer: AdamW,
         micro_batch_size: int,
         logit_rows: int | None,
+        between: type[Torch] = Torch,
     ) -> None:
         weights = dict(zip(optimizer.names, _detached(optimizer), strict=True))
         gradients = dict(zip(optimizer.names, optimizer.gradients, strict=True))
@@ -202,13 +204,14 @@ class Rounded:
             weights | dict(zip(rounded, self.weights, strict=True)),
             gradients | dict(zip(written, self.written, strict=True)),
             logit_rows,
+            between,
         )
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See `Gradient`."""
-        torch._foreach_copy_(self.weights, self.sources)
+        self.backprop.between.round(self.sources, self.weights)
         loss = self.backprop(tokens)
-        torch._foreach_copy_(self.places, self.written)
+        self.backprop.between.widen(self.written, self.places)
         return loss
 
 
@@ -233,8 +236,8 @@ def _chosen(model: nn.Module, optimizer: AdamW, recipe: Recipe, execution: Execu
     parts = execution.parts(recipe.batch_size)
     size = recipe.batch_size // parts
     device = torch.device(execution.device)
-    if derived(model, device) and not (execution.compiled or execution.recompute):
-        once = _written_out(model, optimizer, recipe, size, execution.logit_rows)
+    if derived(model, device) and not execution.recompute:
+        once = _written_out(model, optimizer, recipe, size, execution)
         return once if parts == 1 else InParts(once, optimizer, size)
     dtype = getattr(torch, recipe.dtype)
     if not isinstance(model, BasicsTransformerLM):
@@ -258,18 +261,20 @@ def _written_out(
     optimizer: AdamW,
     recipe: Recipe,
     micro_batch_size: int,
-    logit_rows: int | None,
+    execution: Execution,
 ) -> Gradient:
     assert isinstance(model, BasicsTransformerLM)
+    between = Compiled if execution.compiled else Torch
     keeps_float32 = onednn_keeps_float32()
     if recipe.dtype == "bfloat16" and not keeps_float32:
-        return Rounded(model, optimizer, micro_batch_size, logit_rows)
+        return Rounded(model, optimizer, micro_batch_size, execution.logit_rows, between)
     backprop = Backprop(
         model.shape,
         micro_batch_size,
         dict(zip(optimizer.names, _detached(optimizer), strict=True)),
         dict(zip(optimizer.names, optimizer.gradients, strict=True)),
-        logit_rows,
+        execution.logit_rows,
+        between,
     )
     size = micro_batch_size * model.shape.context_length * model.shape.d_model**2
     if size < ONEDNN_SIZE or not keeps_float32:

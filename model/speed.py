@@ -18,6 +18,6 @@ class Speed:
     threads: int = 1
     """Of one trial, on a CPU."""
     compiles: bool = False
-    """`torch.compile` was tried, since it pays for some trial, and works."""
+    """A compiler was tried, since it pays for some trial, and works."""
     why: str = ""
     """What was measured."""

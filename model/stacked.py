@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from model.backprop import Part, score
+from model.backprop import Part
+from model.between import score
 from model.shape import Shape
 from model.transformer import EPSILON
 

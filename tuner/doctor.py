@@ -182,7 +182,7 @@ def training_speed(device: str, size: Size) -> float:
         shape=trial.shape, steps=steps[-1], report_at=steps, batches=lambda _: tokens,
         recipe=recipe(sweep, trial, "bfloat16" if device == "cuda" else "float32"),
         held_out=[tokens[:2]], seed=0, flops_per_step=trial.flops_per_step,
-        execution=Execution(device=device),
+        execution=Execution(device=device, compiled=device == "cpu"),
     )  # fmt: skip
     warm, done = training.run()
     return (done.flops - warm.flops) / (done.seconds - warm.seconds)

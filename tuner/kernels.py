@@ -22,7 +22,7 @@ class Kernels:
     """How the kernels of a step come about; sums in another order end in other last bits."""
 
     compiled: bool = False
-    """By `torch.compile`."""
+    """By `torch.compile`, or `model.between` by a C++ compiler."""
     captured: bool = False
     """As a CUDA graph."""
     stacked: bool = False
@@ -32,8 +32,10 @@ class Kernels:
 def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:
     """What pays for a trial, of what works in its slot.
 
-    The plain decoder's gradient on a CPU is faster written out than compiled, and somebody's own
-    module may compile itself. Of several kinds of GPU the slowest decides, for all workers alike.
+    The plain decoder's gradient on a CPU is faster written out than by `torch.compile`; what lies
+    between its products is compiled for every trial, since that takes a process a second for all of
+    them and gains at every width, on one thread. Somebody's own module may compile itself. Of
+    several kinds of GPU the slowest decides, for all workers alike.
     """
     shape, cpu = trial.shape, not sweep.resources.gpus_per_trial
     if isinstance(shape, CountedShape) or not (cpu or slot.peaks):  # no peaks: being found
@@ -44,8 +46,11 @@ def kernels(sweep: Sweep, trial: "Trial", slot: Slot) -> Kernels:
         return Kernels()
     stacked = _stacked(sweep, trial, slot, split)
     plain = shape.plain and not sweep.training.dropout and not split.recompute
-    if split.sharded or (cpu and plain):
+    if split.sharded:
         return Kernels(stacked=plain and stacked)
+    if cpu and plain:
+        alone = slot.speed.compiles and slot.speed.threads == 1 and not stacked
+        return Kernels(compiled=alone, stacked=stacked)
     device = payoff.cpu(slot.speed.threads) if cpu else payoff.gpu(min(slot.peaks.values()))
     share = trial.batch_size // split.devices
     asked = shape, share, _parts(share, split)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from model import custom
-from model.compiling import complaint
+from model.compiling import complaint, complaint_between
 from model.device import device_name, memory_bytes
 from model.memory import training_bytes
 from model.peak import peak_flops
@@ -66,7 +66,7 @@ def find(sweep: Sweep, vocab_size: int, corpus: Path) -> Slot:
 
 
 def _with_compiler(sweep: Sweep, vocab_size: int, slot: Slot) -> Speed:
-    """The speed, and whether `torch.compile` works, tried where it would pay for a planned trial.
+    """The speed, and whether compiling works, tried where it would pay for a planned trial.
 
     On a GPU it is tried anyway: what pays is known once the peak is.
     """
@@ -75,10 +75,11 @@ def _with_compiler(sweep: Sweep, vocab_size: int, slot: Slot) -> Speed:
     wanted = place != "cpu" or any(k.compiled for k in _planned(sweep, vocab_size, asked))
     if not wanted:
         return slot.speed
-    if not (told := complaint(place)):
+    plain = place == "cpu" and _ends(sweep, vocab_size)[1].plain and not sweep.training.dropout
+    if not (told := complaint_between(speed.dtype) if plain else complaint(place)):
         return speed
-    warnings.warn(f"torch.compile fails here, so no trial uses it ({told})", stacklevel=2)
-    return replace(slot.speed, why=f"{slot.speed.why}; torch.compile fails: {told}")
+    warnings.warn(f"compiling fails here, so no trial is compiled ({told})", stacklevel=2)
+    return replace(slot.speed, why=f"{slot.speed.why}; compiling fails: {told}")
 
 
 def _planned(sweep: Sweep, vocab_size: int, slot: Slot) -> Iterator[Kernels]:

@@ -13,6 +13,7 @@ from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 
 ANSWERING = ("data", "model", "tuner/backends")
+SOURCES = (".py", ".cpp")
 """Folders whose code decides what a trial reports."""
 
 
@@ -88,7 +89,8 @@ def commit() -> str:
 def code() -> str:
     """Stands for the code that rows are a function of: every source file of these folders."""
     root = Path(__file__).parent.parent
-    files = sorted(path for name in ANSWERING for path in (root / name).rglob("*.py"))
+    paths = (path for name in ANSWERING for path in (root / name).rglob("*"))
+    files = sorted(path for path in paths if path.suffix in SOURCES)
     return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
 
 

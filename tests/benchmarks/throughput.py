@@ -1,12 +1,13 @@
 """A training step of ours against two plain loops in float32, paired in one process.
 
 One is nanoGPT's way, one the course's architecture from torch's own modules. All train the same
-shape on the same tokens with one thread; blocks of steps alternate, and a ratio is the median over
-blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. Where the
+shape on the same tokens with one thread; blocks of steps alternate, and a ratio is the median
+over blocks of theirs / ours in seconds, so that neighbors on the machine weigh on all. Where the
 processor has units for bfloat16, ours is timed in that, too, and the faster counts, as in a sweep
-of that one width; `precision.py` has what it costs. The same then for a member of a stack of eight
-rates, in float32. `--device cuda` takes GPU sizes instead: see `on_device.py`. Prints tables on
-stderr, one line of JSON on stdout.
+of that one width; `precision.py` has what it costs. Ours alone has what lies between products
+compiled, as in a sweep: once a process and dtype, in seconds that are told and in no step. The
+same then for a member of a stack of eight rates, in float32, not compiled. `--device cuda` takes
+GPU sizes instead: see `on_device.py`. Prints tables on stderr, one line of JSON on stdout.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from plain import Plain
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu
 
+from model.compiling import complaint_between
+from model.execution import Execution
 from model.peak import peak_flops
 from model.precision import onednn_keeps_float32
 from model.recipe import Recipe
@@ -108,7 +111,7 @@ class PlainLoop:
         return time.perf_counter() - begin
 
 
-def training(shape, batches, block, blocks, rate=1e-3, dtype="float32"):
+def training(shape, batches, block, blocks, rate=1e-3, dtype="float32", compiled=False):
     """A training of ours that reports after every block of steps."""
     return Training(
         shape=shape,
@@ -119,14 +122,16 @@ def training(shape, batches, block, blocks, rate=1e-3, dtype="float32"):
         held_out=[batches[0, :2]],
         seed=1,
         flops_per_step=shape.flops_per_step(batches.shape[1]),
+        execution=Execution(compiled=compiled),
     )
 
 
 class OurLoop:
-    """`Training` by itself."""
+    """`Training` by itself, compiled where that works."""
 
-    def __init__(self, *arguments, **options):
-        self.reports, self.spent = training(*arguments, **options).run(), 0.0
+    def __init__(self, *arguments, dtype):
+        self.reports = training(*arguments, dtype=dtype, compiled=True).run()
+        self.spent = 0.0
 
     def seconds(self):
         before, self.spent = self.spent, next(self.reports).seconds
@@ -236,6 +241,17 @@ def stacked(seconds, dtypes):
     return found
 
 
+def compiling(dtypes):
+    """Seconds that compiling takes by dtype; why it fails, where it does, on stderr."""
+    found = {}
+    for dtype in dtypes:
+        begin = time.perf_counter()
+        told = complaint_between(dtype)
+        found[f"compile_seconds_{dtype}"] = seconds = round(time.perf_counter() - begin, 2)
+        print(told or f"compiled for {dtype} in {seconds} s", file=sys.stderr)
+    return found
+
+
 def provenance():
     """What was measured where; the commit is marked if files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
@@ -259,6 +275,7 @@ def main():
     peak = peak_flops("float32")
     figures = {"peak_gflops": round(peak / 1e9, 1)}
     dtypes = ["float32"] if onednn_keeps_float32() else ["float32", "bfloat16"]
+    figures |= compiling(dtypes)
     figures |= single(seconds, peak, dtypes)
     figures |= stacked(seconds, dtypes)
     print(json.dumps(figures | provenance()))

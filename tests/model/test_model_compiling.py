@@ -20,7 +20,9 @@ from model.shape import Shape
 from model.train import Training
 from model.transformer import BasicsTransformerLM
 
-SHAPE = Shape(d_model=16, num_layers=1, num_heads=2, d_ff=32, vocab_size=40, context_length=8)
+SHAPE = Shape(
+    d_model=16, num_layers=1, num_heads=2, d_ff=32, vocab_size=40, context_length=8, ffn="swiglu"
+)  # not plain: a CPU has no gradient written out for it
 RECIPE = Recipe(learning_rate=0.02, batch_size=4)
 H100 = payoff.gpu(989e12)
 

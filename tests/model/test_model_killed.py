@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-WAYS = ("linear", "cosine", "constant", "wsd", "linear bfloat16")
-"""Schedules, and a dtype where it is not float32."""
+WAYS = ("linear", "cosine", "constant", "wsd", "linear bfloat16", "wsd bfloat16 compiled")
+"""Schedules, a dtype where it is not float32, and whether a compiler has what it may."""
 
 # One process a run and way is forked from one that has loaded torch and trains nothing itself;
 # it kills itself while it trains.
@@ -19,6 +19,7 @@ import json, os, pickle, signal, sys
 from pathlib import Path
 import numpy as np
 import torch
+from model.execution import Execution
 from model.recipe import Recipe
 from model.shape import Shape
 from model.train import Training
@@ -28,6 +29,7 @@ shape = Shape(d_model=16, num_layers=2, num_heads=2, d_ff=64, vocab_size=11, con
 
 def train(way, folder, dies_at):
     schedule, dtype = (way + " float32").split()[:2]
+    execution = Execution(compiled=way.endswith("compiled"))
 
     def batches(step):
         if step == dies_at:
@@ -40,7 +42,7 @@ def train(way, folder, dies_at):
         recipe=Recipe(
             learning_rate=0.02, batch_size=4, schedule=schedule, final_fraction=0.1, dtype=dtype
         ),
-        held_out=[batches(1000), batches(1001)], flops_per_step=1,
+        held_out=[batches(1000), batches(1001)], flops_per_step=1, execution=execution,
     )
     saved, told = folder / f"{way}.state", folder / f"{way}.told"
     if saved.exists():

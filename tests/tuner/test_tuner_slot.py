@@ -93,6 +93,36 @@ def test_kernels_are_chosen_by_the_sweep_s_peaks_not_the_worker_s(text):
     assert len(hashes) == 4  # each way a hash, and none by how it was found
 
 
+@pytest.mark.parametrize(
+    "threads, stack, compiles, expected",
+    [
+        (1, 1, True, (True, False)),
+        (1, 1, False, (False, False)),
+        (2, 1, True, (False, False)),  # its kernels take one
+        (1, 8, True, (False, True)),
+    ],
+)
+def test_a_plain_decoder_is_compiled_for_one_thread_where_it_is_not_stacked(
+    text, threads, stack, compiles, expected
+):
+    sweep = sweep_of(text, resources={"stack": stack})
+    asked = Question(budget=1e8, size=(1, 16), learning_rate=0.01, number=0, seed=0)
+    speed = Speed(threads=threads, compiles=compiles)
+    found = kernels(sweep, space.trial(sweep, asked, 256), Slot(speed=speed))
+    assert (found.compiled, found.stacked) == expected
+
+
+@pytest.mark.parametrize("told", ["", "no C++ compiler"])
+def test_a_plain_decoder_needs_no_other_compiler(text, corpus, monkeypatch, told):
+    monkeypatch.setattr(probing, "complaint", None)
+    monkeypatch.setattr(probing, "complaint_between", lambda dtype: told)
+    monkeypatch.setattr(model.probe, "onednn_keeps_float32", lambda: True)
+    with nullcontext() if not told else pytest.warns(UserWarning, match="no trial is compiled"):
+        found = probing.find(sweep_of(text), 256, corpus)
+    assert found.speed.compiles == (not told)
+    assert told in found.speed.why
+
+
 @pytest.mark.parametrize("told", ["", "no Python.h"])
 def test_a_compiler_is_tried_once_and_for_planned_trials_that_it_pays_for(
     text, corpus, monkeypatch, told
@@ -104,7 +134,7 @@ def test_a_compiler_is_tried_once_and_for_planned_trials_that_it_pays_for(
     assert not probing.find(sweep_of(text, shapes={"ffn": "swiglu"}), 256, corpus).speed.compiles
     assert not tried
     long = sweep_of(text, budgets=[1e15], shapes={"ffn": "swiglu"})
-    with nullcontext() if not told else pytest.warns(UserWarning, match="no trial uses it"):
+    with nullcontext() if not told else pytest.warns(UserWarning, match="no trial is compiled"):
         found = probing.find(long, 256, corpus)
     assert tried == ["cpu"]
     assert found.speed.compiles == (not told)
