@@ -260,9 +260,11 @@ class Training:
         if self._prepared:
             return
         begin = self.clock()
+        size = (self.recipe.batch_size, self.shape.context_length + 1)
+        tokens = torch.zeros(size, dtype=torch.int64, device=self.device)
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         with self._randomness():
-            self._gradient(self.batch())
+            self._gradient(tokens)
         for buffer, before in buffers:
             buffer.copy_(before)
         self._prepared = True

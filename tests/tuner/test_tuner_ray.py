@@ -16,7 +16,7 @@ import tomli_w
 from running import Running
 
 from analysis import runs
-from tuner import plan, simulate, space, status
+from tuner import plan, simulate, slot, space, status
 from tuner.attempt import attempt
 from tuner.backends import contract
 from tuner.backends.contract import Job
@@ -97,7 +97,7 @@ def test_a_trial_run_again_alone_gives_the_same_bits(trained, tmp_path):
     (corpus,) = (path.parent for path in (folder.parent / "corpora").glob("*/meta.json"))
     job = Job(
         sweep=sweep, vocab_size=provenance.vocab_size, corpus=corpus,
-        checkpoints=Place.of(tmp_path),
+        checkpoints=Place.of(tmp_path), slot=slot.read(ledger),
     )  # fmt: skip
     for record in ledger.records("completed")[:3]:
         trial = space.trial(sweep, record.question, provenance.vocab_size)
