@@ -6,25 +6,28 @@ law in N and D (Step Law, arXiv 2503.04715, eq. 1). Weak priors make it answer f
 Needs neither the runs' table nor a bootstrap: milliseconds a fit, for those who ask often.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.stats import t as student
 
 from analysis.laws import FLOPS_PER_PARAM_TOKEN, Array, LossLaw
 from analysis.newton import coordinates
 from analysis.results import FitError
+from analysis.scatter import EXPECTED, Scatter, estimated
 
 LETTERS = ("ln A", "ln B", "ln E", "alpha", "beta", "ln k", "r", "p", "q")
 """Coordinates of a point, N and D centered at the runs' means."""
 ROUNDS = 4
-"""Fits in turn with the noise and the weights that the last one found."""
+"""Fits in turn with the scatter that the last one found."""
 ADRIFT = 0.3
 """A parabola holds near its vertex: this share of what it adds may be wrong."""
-NOISE, NOISE_WEIGHT = 0.003, 4.0
-"""Standard deviation of ln loss expected beforehand, and the runs that this expectation is worth:
-what seeds of one configuration differ by (tests/benchmarks/answer.py)."""
+EXPECTATION = 2.0
+"""Runs that what is expected of noise beforehand is worth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +54,70 @@ class Tuned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the runs of one size and count of tokens tell of a surface's point: sums over them."""
+
+    runs: float = 0.0
+    """How many."""
+    known: float = 0.0
+    """1 / variance of each one's own noise."""
+    pull: Array = field(default_factory=lambda: np.zeros(len(LETTERS)))
+    """(9,) prediction's derivative by the point, over that variance."""
+    square: Array = field(default_factory=lambda: np.zeros((len(LETTERS), len(LETTERS))))
+    """(9, 9) its outer product with itself, over that variance."""
+
+    def with_runs(self, slope: Array, own: float, times: float = 1.0) -> "Evidence":
+        """After `times` runs with that derivative (9,) and noise of their own."""
+        weight = times / own**2
+        return Evidence(
+            runs=self.runs + times,
+            known=self.known + weight,
+            pull=self.pull + weight * slope,
+            square=self.square + weight * np.outer(slope, slope),
+        )
+
+    def precision(self, shared: float) -> Array:
+        """(9, 9) of the point, where the runs share a deviation of that size."""
+        return self.square - np.outer(self.pull, self.pull) / (shared**-2 + self.known)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Surface:
     """A fit, with the Gauss-Newton covariance of its point."""
 
     point: Array
     """(9,), by `LETTERS`."""
-    covariance: Array
-    """(9, 9), priors counted."""
+    prior: Array
+    """(9, 9) its precision before any run."""
     noise: float
-    """Standard deviation of ln loss."""
+    """Standard deviation of a run's ln loss."""
+    shared: float
+    """Standard deviation of what the runs of a budget and size have in common: how far off the law
+    they lie together."""
     freedom: float
-    """Degrees of freedom that the noise is known with."""
+    """Degrees of freedom that both are known with."""
+    cells: Mapping[tuple[float, float], Evidence]
+    """Of each (N, D) that has runs."""
     centers: tuple[float, float]
     """Mean ln N and ln D."""
     flops_per_param_token: float
     """What budgets count: C = this · N · D."""
 
+    @cached_property
+    def covariance(self) -> Array:
+        """(9, 9) of the point, its prior counted."""
+        return _inverse(
+            self.prior + sum(cell.precision(self.shared) for cell in self.cells.values())
+        )
+
+    @property
+    def runs(self) -> float:
+        """How many it is told by."""
+        return sum(cell.runs for cell in self.cells.values())
+
     def predicted(self, params: Array, tokens: Array, rate: Array) -> tuple[Array, Array, Array]:
         """ln loss (n,), its derivative by the point (n, 9), and the standard deviation of one run's
-        ln loss around it (n,)."""
+        own ln loss around it (n,)."""
         log_loss, slope, added = _evaluate(self.point, self._places(params, tokens, rate))
         return log_loss, slope, np.hypot(self.noise, ADRIFT * added)
 
@@ -102,18 +150,28 @@ class Surface:
     def falls(self, params: Array, tokens: Array, rate: Array, budget: float) -> Array:
         """Shares that one run each (n,) would take from the variances of ln N_opt and of the lowest
         ln loss at `budget`: (2, n)."""
-        _, slope, spread = self.predicted(params, tokens, rate)
+        slope, spread = self._new(params, tokens, rate)
         answer = self.targets(budget)[1]
         moved = slope @ self.covariance
         noise = spread**2 + np.einsum("nk,nk->n", moved, slope)
         return (answer @ moved.T) ** 2 / noise / self.error(budget)[:, None] ** 2
 
-    def with_runs(self, params: Array, tokens: Array, rate: Array) -> "Surface":
-        """The same fit with the covariance it will have when runs (n,) of these will have ended."""
-        _, slope, spread = self.predicted(params, tokens, rate)
-        scaled = slope / spread[:, None]
-        precision = _inverse(self.covariance) + scaled.T @ scaled
-        return replace(self, covariance=_inverse(precision))
+    def with_runs(self, params: Array, tokens: Array, rate: Array, times: float = 1.0) -> "Surface":
+        """The same fit with the covariance it will have when `times` runs of each of these (n,)
+        will have ended."""
+        _, slope, own = self.predicted(params, tokens, rate)
+        places = zip(params.tolist(), tokens.tolist(), slope, own.tolist(), strict=True)
+        return replace(self, cells=_counted(self.cells, places, times))
+
+    def _new(self, params: Array, tokens: Array, rate: Array) -> tuple[Array, Array]:
+        """What a run each (n,) would tell beyond the runs of its cell: the derivative by the point
+        (n, 9), and the standard deviation around it (n,)."""
+        _, slope, own = self.predicted(params, tokens, rate)
+        places = zip(params.tolist(), tokens.tolist(), strict=True)
+        cells = [self.cells.get(place, Evidence()) for place in places]
+        unknown = 1 / (self.shared**-2 + np.array([cell.known for cell in cells]))
+        pulls = np.stack([cell.pull for cell in cells])
+        return slope - unknown[:, None] * pulls, np.sqrt(own**2 + unknown)
 
     def _answers(self, points: Array, budget: float) -> Array:
         law = self._law(points)
@@ -137,6 +195,11 @@ class _Prior:
 
     mean: Array
     spread: Array
+
+    @property
+    def precision(self) -> Array:
+        """(9, 9)"""
+        return np.diag(self.spread**-2)
 
     @classmethod
     def of(cls, runs: Tuned, rates: tuple[float, float]) -> "_Prior":
@@ -162,44 +225,68 @@ def fit(runs: Tuned, rates: tuple[float, float]) -> Surface:
     Raises:
         FitError: no law with a best allocation was found.
     """
+    runs, counts = _by_cell(runs)
     centers = float(np.log(runs.params).mean()), float(np.log(runs.tokens).mean())
     places = _centered(runs.params, runs.tokens, runs.learning_rate, centers)
     prior, measured = _Prior.of(runs, rates), np.log(runs.loss)
-    point, noise, freedom = prior.mean, NOISE, NOISE_WEIGHT
-    precision = np.eye(len(LETTERS))
+    point, (noise, shared) = prior.mean, EXPECTED
+    log_loss, slope, added = _evaluate(point, places)
     for _ in range(ROUNDS):
-        spread = np.hypot(noise, ADRIFT * _evaluate(point, places)[2])
-        point, slope = _solved(places, measured, spread, prior, point)
-        data = slope.T @ slope
-        precision = data + np.diag(prior.spread**-2)
-        left = (_evaluate(point, places)[0] - measured) * noise / spread
-        used = float(np.trace(np.linalg.solve(precision, data)))
-        freedom = NOISE_WEIGHT + max(len(runs) - used, 0.0)
-        noise = float(np.sqrt((NOISE_WEIGHT * NOISE**2 + left @ left) / freedom))
+        scatter = Scatter(own=np.hypot(noise, ADRIFT * added), shared=shared, counts=counts)
+        point = _solved(places, measured, scatter, prior, point)
+        log_loss, slope, added = _evaluate(point, places)
+        left, pull = measured - log_loss, prior.precision @ (prior.mean - point)
+        noise, shared = estimated(left, slope, ADRIFT * added, counts, prior.precision, pull)
     if point[3] <= 0 or point[4] <= 0:
         raise FitError("the fitted loss does not fall with both model size and tokens")
-    return Surface(
-        point=point, covariance=_inverse(precision), noise=noise, freedom=freedom,
-        centers=centers, flops_per_param_token=runs.flops_per_param_token,
+    own = np.hypot(noise, ADRIFT * added)
+    told = zip(runs.params.tolist(), runs.tokens.tolist(), slope, own.tolist(), strict=True)
+    found = Surface(
+        point=point, prior=prior.precision, noise=noise, shared=shared, freedom=EXPECTATION,
+        cells=_counted({}, told), centers=centers,
+        flops_per_param_token=runs.flops_per_param_token,
     )  # fmt: skip
+    used = len(LETTERS) - float(np.trace(found.covariance @ prior.precision))
+    worth = Scatter(own=own, shared=shared, counts=counts).worth(noise)
+    return replace(found, freedom=EXPECTATION + max(worth - used, 0.0))
 
 
-def _solved(
-    places: Array, measured: Array, spread: Array, prior: _Prior, start: Array
-) -> tuple[Array, Array]:
-    """The point of least squares, and the derivative (n, 9) of the scaled predictions there."""
+def _by_cell(runs: Tuned) -> tuple[Tuned, NDArray[np.int64]]:
+    """Runs ordered by size and tokens, and how many are alike in both."""
+    order = np.lexsort((runs.tokens, runs.params))
+    runs = Tuned(**{name: values[order] for name, values in vars(runs).items()})
+    pairs = np.stack([runs.params, runs.tokens])
+    return runs, np.unique(pairs, axis=1, return_counts=True)[1]
+
+
+def _counted(
+    cells: Mapping[tuple[float, float], Evidence],
+    runs: Iterable[tuple[float, float, Array, float]],
+    times: float = 1.0,
+) -> dict[tuple[float, float], Evidence]:
+    """Cells with `times` runs of each (N, D, derivative, noise of their own) more."""
+    counted = dict(cells)
+    for params, tokens, slope, own in runs:
+        before = counted.get((params, tokens), Evidence())
+        counted[params, tokens] = before.with_runs(slope, own, times)
+    return counted
+
+
+def _solved(places: Array, measured: Array, scatter: Scatter, prior: _Prior, start: Array) -> Array:
+    """The point of least squares."""
 
     def residuals(point: Array) -> Array:
-        left = (_evaluate(point, places)[0] - measured) / spread
-        return np.concatenate([left, (point - prior.mean) / prior.spread])
+        left = _evaluate(point, places)[0] - measured
+        away = (point - prior.mean) / prior.spread
+        return np.concatenate([scatter.whitened(left[:, None])[:, 0], away])
 
     def jacobian(point: Array) -> Array:
-        return np.vstack([_evaluate(point, places)[1] / spread[:, None], np.diag(1 / prior.spread)])
+        return np.vstack([scatter.whitened(_evaluate(point, places)[1]), np.diag(1 / prior.spread)])
 
     found = least_squares(residuals, start, jacobian, method="lm", xtol=1e-10, ftol=1e-10)
     if not found.success:
         raise FitError(f"surface: {found.message}")
-    return found.x, jacobian(found.x)[: len(measured)]
+    return found.x
 
 
 def _centered(params: Array, tokens: Array, rate: Array, centers: tuple[float, float]) -> Array:

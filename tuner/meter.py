@@ -1,12 +1,13 @@
 """Slot time: what trials took, what running ones may still take, the cap on it. Needs no ray."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 from tuner import throughput
 from tuner.config import Sweep
 from tuner.ledger import Ledger
-from tuner.plan import slot_seconds
+from tuner.plan import slot_seconds, time_cap
 from tuner.slot import read
 
 Clock = Callable[[], float]
@@ -119,3 +120,20 @@ class Meter:
         """FLOP/s of a slot: the sweep's own once it has one, else what the plan reckons with."""
         seconds, charged = self._ledger.seconds(), self._ledger.charged()
         return charged / seconds if seconds and charged else self._assumed
+
+
+def short(sweep: Sweep, ledger: Ledger, most: float, flops: float) -> str:
+    """Which cap leaves no room for `flops` more beside all that runs, as it is written; empty if
+    none does.
+
+    Args:
+        sweep: which has the caps on time and money.
+        ledger: what is spent of them.
+        most: FLOPs that may be charged in all.
+        flops: of a run.
+    """
+    if ledger.committed() + flops > most:
+        return f"cap.flops = {most:.4g}"
+    if not Meter(sweep, ledger, time.monotonic).allows(math.ceil(flops)):
+        return time_cap(sweep.cap)
+    return ""

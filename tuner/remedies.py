@@ -1,7 +1,6 @@
 """What would mend an unsound profile, by what the sweep's file says and what is left. No ray."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from tuner.chains import quota
 from tuner.config import Sweep
 from tuner.ladder import Size
 from tuner.ledger import END, Ledger
-from tuner.meter import Meter
+from tuner.meter import short
 from tuner.slot import Slot
 
 
@@ -122,8 +121,5 @@ def _more(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
     if ledger.fact(END) in {"", "interrupted"}:
         return "let the sweep come to its end (isoflop resume, if it does not run)"
     largest = space.budgets(sweep, vocab_size)[-1]
-    if ledger.committed() + largest > plan.plan(sweep, vocab_size).cap:
-        return "raise cap.flops"
-    if not Meter(sweep, ledger, time.monotonic).allows(math.ceil(largest)):
-        return f"raise {plan.time_cap(sweep.cap).partition(' ')[0]}"
-    return ""
+    cap = short(sweep, ledger, plan.plan(sweep, vocab_size).cap, largest)
+    return f"raise {cap.partition(' ')[0]}" if cap else ""

@@ -317,6 +317,11 @@ class Law(Section):
     """Standard deviation over seeds, nat/token."""
     relative_noise: Annotated[float, Field(ge=0)] = 0.0
     """The same as a share of the loss, in place of `noise` where it is not 0."""
+    misfit: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of what all runs of a budget and size lie off the law by, together, as a
+    share of the loss: no real sizes lie on one law."""
+    misfit_draw: Annotated[int, Field(ge=0)] = 0
+    """Which draw of these."""
     wobble: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of each report before the last on top of that, as a multiple of it."""
     hurry: float = 0.0

@@ -1,7 +1,6 @@
 """Where a sweep stands, from its folder alone. Needs neither torch nor ray."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from tuner import plan, soundness, space
 from tuner.config import Sweep, load
 from tuner.errors import ConfigError
 from tuner.ledger import DONE, END, ENDED, Ledger, Record
-from tuner.meter import Meter
-from tuner.plan import Plan, time_cap
+from tuner.meter import short
+from tuner.plan import Plan
 from tuner.provenance import Provenance, read
 from tuner.throughput import OWN, Throughput, known
 
@@ -203,13 +202,10 @@ def _stopped(
         return ""
     rests = (ledger.rest(r, space.trial(sweep, r.question, vocab_size).flops) for r in cut)
     next_ = min([*open_, *rests])
-    if ledger.committed() + next_ > counted.cap:
-        cap = f"cap.flops = {counted.cap:.4g}"
-    elif not Meter(sweep, ledger, time.monotonic).allows(math.ceil(next_)):
-        cap = time_cap(sweep.cap)
-    elif cut:  # by what others had set aside and gave back
+    cap = short(sweep, ledger, counted.cap, next_)
+    if not cap and cut:  # by what others had set aside and gave back
         return f"{len(cut)} trials were cut, and there is room for them again: isoflop resume"
-    else:
+    if not cap:
         return ""
     told = f"{sum(open_.values())} of the plan's {counted.trials} trials not run"
     if not cut:

@@ -24,7 +24,7 @@ from tuner import plan, provenance, slot, soundness, space
 from tuner.config import Sweep
 from tuner.ladder import SPREAD
 from tuner.ledger import END, Ledger, Record
-from tuner.meter import Meter
+from tuner.meter import Meter, short
 from tuner.question import Cell, Setting
 from tuner.space import Size, Trial
 
@@ -39,6 +39,11 @@ BACK_OFF = 2.0
 """Factor in learning rate kept from a run of the same budget and size that diverged."""
 GIVE_UP = 2
 """Runs of a budget and size that failed otherwise, of memory or of deaths: it is left alone."""
+SURE = 2
+"""Runs for each budget and size that has one, before it is believed of sizes that they lie off any
+one law: of single runs nobody knows."""
+LIMITLESS = 1e6
+"""Runs of everything that is considered, where it is asked what no number of them would tell."""
 ROUNDS, MOST_ROUNDS = 2, 6
 """Rates of each size that the smallest budget opens with, and at most, where too few complete."""
 Possible = Callable[[float, Sequence[Size]], list[Size]]
@@ -98,13 +103,44 @@ class Value:
             return covering
         if ahead.half_widths(self.target)[0] <= self.wanted:
             return None
-        every = [
+        return self._best(ahead, self._useful(ahead, known, rates, room), known, room)
+
+    def _useful(
+        self, found: Surface, known: "_Known", rates: tuple[float, float], room: float
+    ) -> list[Choice]:
+        """All that there is room for; beyond what one law can tell, only what could show otherwise:
+        sizes without a run, and then what tells noise from the sizes' own deviations."""
+        considered = self._every(found, known, rates, OFFSETS)
+        every = [choice for choice in considered if choice.trial.flops <= room]
+        if not self._is_beyond(found, known, rates):
+            return every
+        new = [choice for choice in every if not known.has(choice)]
+        return new or (every if found.runs < SURE * len(found.cells) else [])
+
+    def _every(
+        self, found: Surface, known: "_Known", rates: tuple[float, float], offsets: Sequence[float]
+    ) -> list[Choice]:
+        """All that is considered, by e-folds from the best rate."""
+        return [
             choice
             for budget in self.sweep.budgets
-            for size in self._window(ahead, budget)
-            for choice in self._choices(ahead, budget, size, known, rates, OFFSETS)
+            for size in self._window(found, budget)
+            for choice in self._choices(found, budget, size, known, rates, offsets)
         ]
-        return self._best(ahead, every, known, room)
+
+    def _is_beyond(self, found: Surface, known: "_Known", rates: tuple[float, float]) -> bool:
+        """Would no number of runs reach the interval, nor halve the one that there is? Sizes lie
+        off a law, farther than noise in their runs' means, and no rate or seed brings them
+        nearer."""
+        at_best = self._every(found, known, rates, (0.0,))
+        noise_of_means = found.noise / math.sqrt(found.runs / len(found.cells))
+        if not at_best or found.shared < noise_of_means:
+            return False
+        trials = [choice.trial for choice in at_best]
+        asked = np.array([choice.rate for choice in at_best])
+        told = found.with_runs(_params(trials), _tokens(trials), asked, times=LIMITLESS)
+        half, limit = (float(of.half_widths(self.target)[0]) for of in (found, told))
+        return limit > max(self.wanted, half / 2)
 
     def largest(self, cell: Cell) -> int:
         """FLOPs that a run may be charged."""
@@ -114,6 +150,15 @@ class Value:
         """Do the completed runs tell the answer as closely as it was asked for?"""
         found = self.fit(rates)
         return found is not None and found.half_widths(self.target)[0] <= self.wanted
+
+    def off(self, rates: tuple[float, float]) -> float:
+        """Share of the loss by which sizes lie off one law, where no number of runs would reach the
+        interval for it; else 0."""
+        found = self.fit(rates)
+        if found is None:
+            return 0.0
+        known = _Known(self.ledger.records(), self.ledger.lasts())
+        return found.shared if self._is_beyond(found, known, rates) else 0.0
 
     def fit(self, rates: tuple[float, float]) -> Surface | None:
         """What the completed runs say; None as long as they say nothing."""
@@ -239,16 +284,19 @@ def told(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
     value, rates = _of(sweep, ledger, vocab_size)
     found = value.fit(rates)
     if found is None:
-        why = _why(sweep, ledger, vocab_size)
-        return f"target.interval: too few runs completed to say how near the answer is{why}"
+        completed = len(ledger.records("completed"))
+        return (
+            f"target.interval: {completed} completed runs are too few, or lie too far off any law, "
+            f"to say how near the answer is{_why(sweep, ledger, vocab_size)}"
+        )
     n_opt = float(found.law.n_opt(value.target))
     half = math.expm1(found.half_widths(value.target)[0])
     is_reached = value.is_reached(rates)
     reached = "reached" if is_reached else f"not reached{_why(sweep, ledger, vocab_size)}"
     return (
         f"runs were chosen by value until N_opt at {value.target:.3g} FLOP would be known to "
-        f"{sweep.target.interval:.0%}: {reached}; one fit of law and learning rates to every run "
-        f"says {n_opt:.3g} within {half:.1%} (90 %, as far as one law holds)"
+        f"{100 * math.expm1(value.wanted):.3g}%: {reached}; one fit of law and learning rates to "
+        f"every run says {n_opt:.3g} within {half:.1%} (90 %)"
     )
 
 
@@ -260,18 +308,18 @@ def spent(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
         return ""
     cap = plan.plan(sweep, vocab_size).cap
     by_flops = cap - ledger.committed()
-    by_time = Meter(sweep, ledger, time.monotonic).room
-    is_of_time, room = by_time < by_flops, min(by_flops, by_time)
-    if value.next(rates, math.inf) is None:
-        cut = [record for record in ledger.records("failed") if record.is_cut]
-        if not cut:
-            return ""
-        is_of_time = any(record.is_out_of_time for record in cut)
-    else:
-        payable = value.next(rates, room)
-        if payable is not None and value.largest(payable) <= room:
-            return ""
-    return plan.time_cap(sweep.cap) if is_of_time else f"cap.flops = {cap:.4g}"
+    room = min(by_flops, Meter(sweep, ledger, time.monotonic).room)
+    payable = value.next(rates, room)
+    if payable is not None and value.largest(payable) <= room:
+        return ""
+    # What FLOPs alone would pay is for want of time.
+    wished = value.next(rates, by_flops) or value.next(rates, math.inf)
+    if wished is not None:
+        return short(sweep, ledger, cap, value.largest(wished))
+    cut = [record for record in ledger.records("failed") if record.is_cut]
+    if any(record.is_out_of_time for record in cut):
+        return plan.time_cap(sweep.cap)
+    return f"cap.flops = {cap:.4g}" if cut else ""
 
 
 def _why(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
@@ -280,7 +328,13 @@ def _why(sweep: Sweep, ledger: Ledger, vocab_size: int) -> str:
         return " so far"
     cap = spent(sweep, ledger, vocab_size)
     if cap:
-        return f" ({cap} leaves no room for another run)"
+        return f" ({cap} leaves no room for a run that would tell more)"
+    value, rates = _of(sweep, ledger, vocab_size)
+    if off := value.off(rates):
+        return (
+            f" (sizes lie {100 * off:.2g}% off any one law, with all of their runs, so that more "
+            "of those would not reach it: larger budgets, or more of them, may)"
+        )
     return " (nothing left to run would tell more)"
 
 
@@ -317,6 +371,11 @@ class _Known:
             for (at, size), records in self._of.items()
             if at == budget and any(r.status not in {"failed", "pruned"} for r in records)
         ]
+
+    def has(self, choice: Choice) -> bool:
+        """Has its budget and size a run that completed, or will?"""
+        asked = choice.trial.question
+        return asked.size in self.sizes(asked.budget)
 
     def highest(self, budget: float, size: Size) -> float:
         """Rates to try at a budget and size, at most: below what diverged, 0 where it is given up.

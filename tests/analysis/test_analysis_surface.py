@@ -17,8 +17,8 @@ def best_rate(params, tokens):
     return 1.79 * params**-0.713 * tokens**0.307  # Step Law, arXiv 2503.04715, eq. 1
 
 
-def runs(*, noise=0.0, seed=0, budgets=BUDGETS, rates=(0.4, 1.0, 2.5)):
-    """Seven sizes a budget at rates around the best one."""
+def runs(*, noise=0.0, misfit=0.0, seed=0, budgets=BUDGETS, rates=(0.4, 1.0, 2.5)):
+    """Seven sizes a budget at rates around the best one, each of which may lie off the law."""
     rng = np.random.default_rng(seed)
     budget, size, off = (
         axis.ravel()
@@ -28,6 +28,8 @@ def runs(*, noise=0.0, seed=0, budgets=BUDGETS, rates=(0.4, 1.0, 2.5)):
     tokens = budget / 6 / params
     rate = off * best_rate(params, tokens)
     loss = TRUTH.loss(params, tokens) + 0.0125 * np.log(off) ** 2
+    apart = np.random.default_rng((seed, 1)).normal(size=(len(budgets), 7, 1))
+    loss *= np.exp(misfit * np.repeat(apart, len(rates), axis=-1).ravel())
     return Tuned(
         budget=budget, params=params, tokens=tokens, learning_rate=rate,
         loss=loss * np.exp(noise * rng.normal(size=len(loss))),
@@ -46,9 +48,11 @@ def test_badly_chosen_rates_do_not_move_the_answer():
     assert low.law.n_opt(TARGET) == pytest.approx(high.law.n_opt(TARGET), rel=0.03)
 
 
-def test_ninety_of_a_hundred_intervals_hold_the_truth():
+@pytest.mark.parametrize("misfit", [0.0, 0.003, 0.015])
+def test_ninety_of_a_hundred_intervals_hold_the_truth(misfit):
     truth = np.log([TRUTH.n_opt(TARGET), TRUTH.loss_opt(TARGET)])
-    found = [surface.fit(runs(noise=0.003, seed=seed), RATES) for seed in range(100)]
+    several = (runs(noise=0.003, misfit=misfit, seed=seed) for seed in range(100))
+    found = [surface.fit(seen, RATES) for seen in several]
     inside = sum(abs(one.targets(TARGET)[0] - truth) <= one.half_widths(TARGET) for one in found)
     assert ((inside >= 83) & (inside <= 97)).all()
 
@@ -66,15 +70,50 @@ def test_it_foresees_what_further_runs_will_do_to_its_error():
     assert foreseen == pytest.approx(after.error(TARGET) / after.noise, rel=0.25)
 
 
+def test_its_covariance_is_that_of_the_dense_deviations():
+    seen = runs(noise=0.003, misfit=0.01)
+    found = surface.fit(seen, RATES)
+    _, slope, own = found.predicted(seen.params, seen.tokens, seen.learning_rate)
+    together = seen.params[:, None] == seen.params
+    dense = np.diag(own**2) + found.shared**2 * (together & (seen.tokens[:, None] == seen.tokens))
+    precision = slope.T @ np.linalg.solve(dense, slope) + found.prior
+    assert found.covariance @ precision == pytest.approx(np.eye(9), abs=1e-6)
+    assert 0.005 < found.shared < 0.015
+
+
+def test_more_runs_of_sizes_that_lie_off_the_law_do_not_bring_them_nearer():
+    few, many = (
+        surface.fit(runs(noise=0.003, misfit=0.015, rates=np.geomspace(0.4, 2.5, count)), RATES)
+        for count in (3, 30)
+    )
+    assert many.half_widths(TARGET)[0] > 0.8 * few.half_widths(TARGET)[0]
+    assert 12 < many.freedom < len(many.cells) == 21  # a cell counts once, letters take nearly nine
+    exact = surface.fit(runs(noise=0.003, rates=np.geomspace(0.4, 2.5, 30)), RATES)
+    assert exact.half_widths(TARGET)[0] < 0.3 * many.half_widths(TARGET)[0]
+
+
 def test_what_a_run_is_said_to_take_it_takes():
-    found = surface.fit(runs(noise=0.003, budgets=BUDGETS[:2]), RATES)
-    where = (np.array([3e7, 2e8]), np.array([1e9, 5e8]), np.array([2e-3, 9e-3]))
+    seen = runs(noise=0.003, misfit=0.01, budgets=BUDGETS[:2])
+    found = surface.fit(seen, RATES)
+    where = (  # two new sizes, and another run of one that has some
+        np.array([3e7, 2e8, seen.params[0]]), np.array([1e9, 5e8, seen.tokens[0]]),
+        np.array([2e-3, 9e-3, seen.learning_rate[0]]),
+    )  # fmt: skip
     said = found.falls(*where, TARGET)
-    for place in range(2):
+    for place in range(3):
         one = found.with_runs(*(axis[[place]] for axis in where))
         assert said[:, place] == pytest.approx(
             1 - (one.error(TARGET) / found.error(TARGET)) ** 2, abs=1e-6
         )
+
+
+def test_so_many_runs_at_once_are_as_many_one_by_one():
+    found = surface.fit(runs(noise=0.003), RATES)
+    where = (np.array([3e7, 2e8]), np.array([1e9, 5e8]), np.array([2e-3, 9e-3]))
+    one_by_one = found.with_runs(*where).with_runs(*where).with_runs(*where)
+    at_once = found.with_runs(*where, times=3)
+    assert at_once.covariance == pytest.approx(one_by_one.covariance, rel=1e-9)
+    assert at_once.runs == one_by_one.runs == found.runs + 6
 
 
 def test_its_derivatives_are_those_of_its_predictions():

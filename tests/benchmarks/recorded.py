@@ -16,6 +16,7 @@ import tempfile
 import time
 import tomllib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -212,22 +213,23 @@ def fitted(course, truth):
 
 
 def honesty(course, truth):
-    """Whether a 90 % interval at the end holds the truth; runs; and those that repeat one: third
-    ones of a budget and size at about one rate, for two seeds are on record."""
+    """Whether the surface's 90 % interval holds the truth; ln of its ends over each other; runs;
+    and those that repeat one: third ones of a budget and size at about one rate, for two seeds are
+    on record."""
     runs, budget = course.runs, course.sweep.target_budget
     try:
         found = surface.fit(runs, course.sweep.search.learning_rate)
         off = abs(found.targets(budget)[0][0] - truth.log_n_opt)
-        inside = bool(off <= found.half_widths(budget)[0])
+        half = float(found.half_widths(budget)[0])
     except FitError:
-        inside = False
+        off, half = math.inf, math.inf
     places = list(zip(runs.budget, runs.params, np.log(runs.learning_rate), strict=True))
     repeats = sum(
         sum(before[:2] == place[:2] and abs(before[2] - place[2]) < 0.1 for before in places[:i])
         >= SEEDS
         for i, place in enumerate(places)
     )
-    return inside, len(runs), repeats
+    return bool(off < half), 2 * half, len(runs), repeats
 
 
 @threadpool_limits.wrap(limits=1)
@@ -263,10 +265,12 @@ def main():
                 print(row(hidden, arm, share, [judged[place] for judged in races]))
     for hidden in options.hidden:
         for arm in options.arms:
-            inside, runs, repeats = zip(*(held[hidden, arm, i] for i in range(seeds)), strict=True)
+            ends = (held[hidden, arm, i] for i in range(seeds))
+            inside, wide, runs, repeats = zip(*ends, strict=True)
             print(f"{hidden} hidden, {arm}: 90 % interval by the surface holds the truth in "
-                  f"{sum(inside)} of {seeds}; {min(runs)} to {max(runs)} runs, of which "
-                  f"{min(repeats)} to {max(repeats)} repeat one")  # fmt: skip
+                  f"{sum(inside)} of {seeds}; its ends differ by a factor of "
+                  f"{math.exp(median(wide)):.2f}, median; {min(runs)} to {max(runs)} runs, "
+                  f"of which {min(repeats)} to {max(repeats)} repeat one")  # fmt: skip
             inside, wide, off = zip(*(said[hidden, arm, i] for i in range(seeds)), strict=True)
             print(f"{hidden} hidden, {arm}: that of `isoflop fit`, in {sum(inside)} of {seeds}; "
                   f"its ends differ by a factor of {math.exp(median(wide)):.2f}, its N_opt is off "
@@ -297,16 +301,15 @@ def summary(found, options, seeds):
     ratios = {}
     if "value" not in options.arms:
         return ratios
-    for hidden in options.hidden:
-        for arm in set(options.arms) - {"value"}:
-            for way in ("cells", "surface"):
-                each = [
-                    found[hidden, "value", seed][0].arrived["surface"]
-                    / found[hidden, arm, seed][0].arrived[way]
-                    for seed in range(seeds)
-                ]
-                name = f"value_vs_{arm}_{way}_hidden_{hidden}"
-                ratios[name] = [round(median(each), 3), round(max(each), 3)]
+    places = product(options.hidden, set(options.arms) - {"value"}, enumerate(options.within))
+    for (hidden, arm, (place, share)), way in product(places, ("cells", "surface")):
+        each = [
+            found[hidden, "value", seed][place].arrived["surface"]
+            / found[hidden, arm, seed][place].arrived[way]
+            for seed in range(seeds)
+        ]
+        name = f"value_vs_{arm}_{way}_hidden_{hidden}_within_{share:g}"
+        ratios[name] = [round(median(each), 3), round(max(each), 3)]
     return ratios
 
 

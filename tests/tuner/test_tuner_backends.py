@@ -342,6 +342,18 @@ def test_noise_may_be_a_share_of_the_loss_and_wobble_on_the_way(tmp_path):
     assert wobbling[:-1] != steady[:-1]
 
 
+def test_all_runs_of_a_size_may_lie_off_the_law_alike(tmp_path):
+    law = {"noise": 0.0, "rates": (0.02, 0.04)}
+    clean, off = (law_losses(tmp_path, **law, misfit=share) for share in (0.0, 0.01))
+    apart = [math.log(run[-1] / exact[-1]) for run, exact in zip(off, clean, strict=True)]
+    assert apart[0] == pytest.approx(apart[1], rel=1e-9)
+    assert 1e-4 < abs(apart[0]) < 0.04
+    twice = law_losses(tmp_path, **law, misfit=0.02)
+    assert twice[0][-1] - clean[0][-1] == pytest.approx(2 * (off[0][-1] - clean[0][-1]))
+    other = law_losses(tmp_path, **law, misfit=0.01, misfit_draw=1)
+    assert other[0][-1] != off[0][-1]
+
+
 @pytest.fixture(scope="module")
 def training_job(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("memory")

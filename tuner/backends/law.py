@@ -63,7 +63,8 @@ class LawRun(InstantRun):
     def _loss(self, share: float) -> float:
         clean = self._clean(share)
         hurry = math.exp(self.law.hurry * self._off())
-        return clean + self._deviation(clean, share) + EXCESS * (1 - share) * hurry
+        off = self._deviation(clean, share) + self._misfit(clean)
+        return clean + off + EXCESS * (1 - share) * hurry
 
     def _clean(self, share: float) -> float:
         """What the law and the settings alone give when `share` of the run is done, nat/token."""
@@ -100,6 +101,12 @@ class LawRun(InstantRun):
             return size * own
         return size * (own + self.law.wobble * float(self._chance(f"{share!r}").standard_normal()))
 
+    def _misfit(self, clean: float) -> float:
+        """The budget's and size's part, whatever the rate and the seed, nat/token."""
+        asked = self.trial.question
+        seed = digest((asked.budget, asked.size, "misfit", self.law.misfit_draw))
+        return self.law.misfit * clean * float(_random(seed).standard_normal())
+
     def _noise(self, clean: float) -> float:
         return self.law.relative_noise * clean if self.law.relative_noise else self.law.noise
 
@@ -126,4 +133,8 @@ class LawRun(InstantRun):
         """The same for one configuration wherever and whenever it runs."""
         question = self.trial.question
         asked = (question.budget, question.size, question.learning_rate, question.seed)
-        return np.random.default_rng(int(digest((*asked, stream)), 16))
+        return _random(digest((*asked, stream)))
+
+
+def _random(seed: str) -> np.random.Generator:
+    return np.random.default_rng(int(seed, 16))
