@@ -78,7 +78,8 @@ def _with_compiler(sweep: Sweep, vocab_size: int, slot: Slot) -> Speed:
     plain = place == "cpu" and _ends(sweep, vocab_size)[1].plain and not sweep.training.dropout
     if not (told := complaint_between(speed.dtype) if plain else complaint(place)):
         return speed
-    warnings.warn(f"compiling fails here, so no trial is compiled ({told})", stacklevel=2)
+    if not plain:  # of a compiler that would be nice to have the doctor tells
+        warnings.warn(f"torch.compile fails here, so no trial uses it ({told})", stacklevel=2)
     return replace(slot.speed, why=f"{slot.speed.why}; compiling fails: {told}")
 
 

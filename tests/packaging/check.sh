@@ -15,7 +15,7 @@ tools/bin/python -m build --outdir dist "$root" > build.log 2>&1 || { tail -20 b
 wheel=$(ls dist/*.whl)
 tools/bin/python -m zipfile -l "$wheel" > contents.txt
 for file in tuner/sweeps/demo.toml analysis/assets/plotly-basic.min.js analysis/assets/plotly-LICENSE \
-    analysis/templates/report.html.jinja data/isoflops_curves.json; do
+    analysis/templates/report.html.jinja data/isoflops_curves.json model/between.cpp; do
     grep -q "$file" contents.txt || { echo "wheel lacks $file"; exit 1; }
 done
 

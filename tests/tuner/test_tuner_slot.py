@@ -123,8 +123,7 @@ def test_a_plain_decoder_needs_no_other_compiler(text, corpus, monkeypatch, told
     monkeypatch.setattr(probing, "complaint", None)
     monkeypatch.setattr(probing, "complaint_between", lambda dtype: told)
     monkeypatch.setattr(model.probe, "onednn_keeps_float32", lambda: True)
-    with nullcontext() if not told else pytest.warns(UserWarning, match="no trial is compiled"):
-        found = probing.find(sweep_of(text), 256, corpus)
+    found = probing.find(sweep_of(text), 256, corpus)
     assert found.speed.compiles == (not told)
     assert told in found.speed.why
 
@@ -140,7 +139,7 @@ def test_a_compiler_is_tried_once_and_for_planned_trials_that_it_pays_for(
     assert not probing.find(sweep_of(text, shapes={"ffn": "swiglu"}), 256, corpus).speed.compiles
     assert not tried
     long = sweep_of(text, budgets=[1e15], shapes={"ffn": "swiglu"})
-    with nullcontext() if not told else pytest.warns(UserWarning, match="no trial is compiled"):
+    with nullcontext() if not told else pytest.warns(UserWarning, match="no trial uses it"):
         found = probing.find(long, 256, corpus)
     assert tried == ["cpu"]
     assert found.speed.compiles == (not told)

@@ -89,6 +89,18 @@ def test_a_cache_that_may_not_be_read_or_written_is_only_a_note(tmp_path, monkey
     assert "set XDG_CACHE_HOME" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("told", "found", "remedy"),
+    [("", "for C++", ""), ("no C++ compiler", "none that works: no C++ compiler", "install g++")],
+)
+def test_the_doctor_says_what_a_compiler_would_gain(monkeypatch, told, found, remedy):
+    monkeypatch.setattr("model.compiling.complaint_between", lambda dtype: told)
+    check = doctor._compiler()
+    assert check.sound
+    assert check.found == found
+    assert remedy in check.remedy
+
+
 def test_the_doctor_s_file_is_kept_and_a_broken_one_told_of(tmp_path):
     path = tmp_path / "cache" / "doctor.json"
     assert Measured.read(path) is None
