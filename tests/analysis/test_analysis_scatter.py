@@ -34,7 +34,7 @@ def test_both_come_back(noise, shared):
     cell = np.repeat(np.arange(200), 4)
     slope = rng.normal(size=(800, 3))
     left = shared * rng.normal(size=200)[cell] + noise * rng.normal(size=800)
-    left -= slope @ np.linalg.lstsq(slope, left)[0]
+    left -= slope @ np.linalg.lstsq(slope, left, rcond=None)[0]
     found = estimated(
         left, slope, np.zeros(800), np.bincount(cell), np.eye(3) * 1e-9, np.zeros(3)
     )  # fmt: skip

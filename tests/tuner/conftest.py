@@ -1,7 +1,7 @@
 """Sweeps small enough to run many of, and one local Ray."""
 
 import pytest
-from driving import SMALL
+from small import SMALL
 
 from tuner.config import Sweep, parse
 

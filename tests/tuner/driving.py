@@ -16,14 +16,6 @@ from tuner.provenance import Provenance
 from tuner.search import Studies
 from tuner.storage import Place
 
-SMALL = {
-    "name": "small",
-    "backend": "law",
-    "budgets": [1e13, 1e14],
-    "shapes": {"per_budget": 5},
-    "search": {"trials": 3, "learning_rate": [2e-3, 2e-1]},
-}
-
 
 def provenance(sweep):
     return Provenance(

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from driving import SMALL, provenance
+from driving import provenance
+from small import SMALL
 from typer.testing import CliRunner
 
 from analysis.confirm import Confirmation
