@@ -13,8 +13,9 @@ from tuner.errors import ConfigError
 from tuner.ledger import Ledger
 
 ANSWERING = ("data", "model", "tuner/backends")
-SOURCES = (".py", ".cpp")
 """Folders whose code decides what a trial reports."""
+SOURCES = (".py", ".cpp")
+"""How the names of its files end."""
 
 
 @dataclass(frozen=True, kw_only=True)
